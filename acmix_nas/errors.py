@@ -1,0 +1,19 @@
+"""The one exception that stands for a mistake of the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["UserError", "one_of"]
+
+
+class UserError(ValueError):
+    """A mistake of the user's: one line with what was expected, what came and what to do.
+
+    The command line prints the line and exits with status 2.
+    """
+
+
+def one_of(what: str, got: object, allowed: Iterable[object]) -> UserError:
+    """The error for a word that is not among the allowed ones."""
+    return UserError(f"{what} must be one of {', '.join(map(str, allowed))}; got {got!r}")
