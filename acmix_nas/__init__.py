@@ -1,1 +1,28 @@
-"""ACmix-NAS."""
+"""Where should a vision backbone convolve, and where attend? A search on NNI, with ACmix among the answers.
+
+    from acmix_nas import hybridize, build
+
+Everything but the search itself loads and runs where NNI is not installed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from acmix_nas.architecture import Architecture, build
+from acmix_nas.errors import UserError
+from acmix_nas.operators import ACmix
+
+if TYPE_CHECKING:
+    from acmix_nas.search_spaces import hybridize
+
+__all__ = ["ACmix", "Architecture", "UserError", "build", "hybridize"]
+
+
+def __getattr__(name: str) -> Any:
+    """`hybridize` needs NNI, so it is imported only when it is asked for."""
+    if name == "hybridize":
+        from acmix_nas.search_spaces import hybridize
+
+        return hybridize
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,204 @@
+"""The architecture file: what a search found, readable by a person, by the next step and by timm. Nothing here needs NNI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from timm.models import register_model
+from torch import nn
+
+from acmix_nas.backbone import as_features, load_weights, make_backbone
+from acmix_nas.errors import UserError
+from acmix_nas.files import provenance, read_json, write_json
+from acmix_nas.slot import Heads, OperatorName, Slot, check_candidates, find_slots, make_operator, put
+
+__all__ = ["Architecture", "build"]
+
+FORMAT = "acmix-nas architecture"
+VERSION = 1
+FEATURE_ARGUMENTS = ("features_only", "out_indices", "output_stride", "feature_cls", "output_fmt")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A mapping from every slot of a backbone to one candidate, with its provenance.
+
+    Attributes:
+        backbone: timm's name; None where the backbone is a module of the user's.
+        backbone_args: what timm's `create_model` takes for it.
+        pattern: the globs that chose the slots.
+        heads: as given to `hybridize`.
+        candidates: what could have been chosen.
+        slots: slot → operator.
+        budget: the limits under which it was derived, such as {"macs": 1.2e6}.
+        seed: of the search.
+        data: the name of the data set.
+        metric: what the search measured, such as {"val_accuracy": 0.97}.
+        probabilities: slot → operator → probability, where a search has them.
+        made: which command made it, when, and with which versions of the packages.
+    """
+
+    backbone: str | None
+    slots: Mapping[str, str]
+    candidates: Sequence[str]
+    backbone_args: Mapping[str, Any] = field(default_factory=dict)
+    pattern: Sequence[str] = ("*",)
+    heads: Heads = None
+    budget: Mapping[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    data: str | None = None
+    metric: Mapping[str, float] = field(default_factory=dict)
+    probabilities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    made: Mapping[str, Any] = field(default_factory=provenance)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "candidates", tuple(self.candidates))
+        object.__setattr__(self, "pattern", tuple(self.pattern))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file."""
+        content = asdict(self)
+        made = content.pop("made")
+        return write_json(Path(path), {**made, "format": FORMAT, "version": VERSION, **content})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Architecture:
+        """Read the file.
+
+        Raises:
+            UserError: where it is missing, no architecture, of another version, or names an unknown operator.
+        """
+        path = Path(path)
+        content = read_json(path, "architecture")
+        where = f"architecture {str(path)!r}"
+        if content.pop("format", None) != FORMAT:
+            raise UserError(f'{where} has no line "format": "{FORMAT}"; it is no architecture file')
+        version = content.pop("version", None)
+        if version != VERSION:
+            raise UserError(f"{where} is of version {version}; this package reads version {VERSION}: export it again")
+        made: dict[str, Any] = {key: content.pop(key) for key in ("made_by", "date", "versions") if key in content}
+        missing = {"backbone", "slots", "candidates"} - content.keys()
+        unknown = content.keys() - cls.__dataclass_fields__.keys() | content.keys() & {"made"}
+        if missing or unknown:
+            word, names = ("misses", missing) if missing else ("has the unknown", unknown)
+            raise UserError(f"{where} {word} {', '.join(sorted(names))}; export it again")
+        for name, kind in (("slots", dict), ("candidates", list), ("backbone_args", dict), ("pattern", list)):
+            if not isinstance(content.get(name, kind()), kind):
+                raise UserError(f"{where}: {name} must be a {kind.__name__}; it is {content[name]!r}")
+        try:
+            check_candidates(content["candidates"])
+            for slot, operator in content["slots"].items():
+                check_operator(slot, operator, content["candidates"])
+        except (UserError, TypeError) as error:
+            raise UserError(f"{where}: {error}") from None
+        return cls(**content, made=made)
+
+    def check_slots(self, found: Sequence[Slot]) -> None:
+        """Whether these are the slots of the backbone.
+
+        Raises:
+            UserError: naming the first unknown or missing slot.
+        """
+        names = [slot.name for slot in found]
+        for slot in self.slots:
+            if slot not in names:
+                raise UserError(
+                    f"architecture names the unknown slot {slot!r}; backbone {self.backbone} has {', '.join(names)}"
+                )
+        for name in names:
+            if name not in self.slots:
+                raise UserError(f"architecture misses slot {name!r} of backbone {self.backbone}; export it again")
+
+    def uniform(self, operator: str) -> Architecture:
+        """The same backbone with one operator at every slot, as a reference."""
+        OperatorName.parse(operator)
+        candidates = list(dict.fromkeys([*self.candidates, operator]))
+        return Architecture(
+            self.backbone, dict.fromkeys(self.slots, operator), candidates, self.backbone_args, self.pattern, self.heads
+        )  # fmt: skip
+
+
+def check_operator(slot: str, operator: str, candidates: Sequence[str]) -> None:
+    """Whether the operator exists and is a candidate.
+
+    Raises:
+        UserError: naming the slot.
+    """
+    try:
+        OperatorName.parse(operator)
+    except (UserError, TypeError) as error:
+        raise UserError(f"slot {slot!r}: {error}") from None
+    if operator not in candidates:
+        raise UserError(f"slot {slot!r}: {operator!r} is none of the candidates {', '.join(candidates)}")
+
+
+def build(
+    architecture: str | Path | Architecture,
+    num_classes: int | None = None,
+    weights: str | Path | None = None,
+    backbone: nn.Module | None = None,
+    **backbone_args: Any,
+) -> nn.Module:
+    """The network of an architecture.
+
+    Args:
+        architecture: the file, or what was read from it.
+        num_classes: of the classifier; the backbone's own by default.
+        weights: a state dict (`network.pt` of a search or a retraining) to load.
+        backbone: the module to build on, where the search ran on one of the user's; it is changed in place.
+        backbone_args: more for timm's `create_model`, such as `pretrained` or `drop_path_rate`.
+
+    Raises:
+        UserError: where the file, its slots, its operators or the weights do not fit.
+    """
+    if not isinstance(architecture, Architecture):
+        architecture = Architecture.load(architecture)
+    if backbone is None:
+        if architecture.backbone is None:
+            raise UserError("architecture was searched on a module of its own; pass that module as backbone=…")
+        arguments = {**architecture.backbone_args, **backbone_args}
+        if num_classes is not None:
+            arguments["num_classes"] = num_classes
+        backbone = make_backbone(architecture.backbone, arguments)
+    slots = find_slots(backbone, architecture.pattern, architecture.heads)
+    architecture.check_slots(slots)
+    for slot in slots:
+        dense = backbone.get_submodule(slot.name)
+        assert isinstance(dense, nn.Conv2d)
+        put(backbone, slot.name, make_operator(slot, architecture.slots[slot.name], dense))
+    if weights is not None:
+        load_weights(backbone, Path(weights))
+    return backbone
+
+
+@register_model
+def acmix_nas(pretrained: bool = False, architecture: str | Path | Architecture | None = None, **arguments: Any) -> nn.Module:
+    """The entry in timm's registry: `timm.create_model("acmix_nas", architecture="architecture.json", features_only=…)`.
+
+    Args:
+        pretrained: whether the backbone starts from timm's weights, where it keeps convolutions.
+        architecture: the file; required.
+        arguments: `weights` (a state dict), `num_classes`, `features_only`, `out_indices` and what else timm takes.
+
+    Raises:
+        UserError: as `build` does.
+    """
+    if architecture is None:
+        raise UserError("architecture must be given: timm.create_model('acmix_nas', architecture='architecture.json')")
+    if not isinstance(architecture, Architecture):
+        architecture = Architecture.load(architecture)
+    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        arguments.pop(name, None)  # timm passes them on to every entry; they belong to published weights
+    of_features = {name: arguments.pop(name) for name in FEATURE_ARGUMENTS if name in arguments}
+    network = build(architecture, pretrained=pretrained, **arguments)
+    if not of_features.pop("features_only", False):
+        return network
+    if architecture.backbone is None:
+        raise UserError("features_only needs a backbone of timm's; this architecture was searched on a module of its own")
+    plain = make_backbone(architecture.backbone, dict(architecture.backbone_args))
+    slots = find_slots(plain, architecture.pattern, architecture.heads)
+    of_backbone = {name: value for name, value in arguments.items() if name not in ("weights", "num_classes", "backbone")}
+    return as_features(network, slots, architecture.backbone, {**architecture.backbone_args, **of_backbone, **of_features})

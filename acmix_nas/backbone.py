@@ -1,0 +1,80 @@
+"""Backbones as timm makes them: by name, as a pyramid of features, and their weights. Nothing here needs NNI."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from acmix_nas.errors import UserError
+from acmix_nas.slot import Slot, put
+
+__all__ = ["as_features", "load_weights", "make_backbone"]
+
+
+def make_backbone(backbone: str | nn.Module, arguments: dict[str, Any] | None = None) -> nn.Module:
+    """The backbone that timm has under this name, or a copy of the module.
+
+    Raises:
+        UserError: where timm has no such name, or refuses the arguments.
+    """
+    if isinstance(backbone, nn.Module):
+        return copy.deepcopy(backbone)
+    if not timm.is_model(backbone.split(".")[0]):
+        near = timm.list_models(f"*{backbone[:6]}*")[:3]
+        hint = f", perhaps {', '.join(near)}" if near else ""
+        raise UserError(f"backbone must be a name that timm knows{hint}; got {backbone!r}")
+    try:
+        return timm.create_model(backbone, **(arguments or {}))
+    except TypeError as error:
+        raise UserError(f"backbone {backbone!r} does not take these arguments: {error}") from None
+
+
+def as_features(network: nn.Module, slots: list[Slot], backbone: str, arguments: dict[str, Any]) -> nn.Module:
+    """A network as timm's `features_only` gives its backbone: a list of maps, with `feature_info`.
+
+    The wrapper is timm's own for this backbone, so its families (lists, hooks, getters) need no rule here. It renames
+    modules, from `a.b` to `a_b` or to `model.a.b`, and may drop what comes after the last map.
+
+    Args:
+        arguments: what timm's `create_model` takes with `features_only`, such as `out_indices`.
+    """
+    features = make_backbone(backbone, {**arguments, "features_only": True})
+    here = {_flat(name): name for name, _ in features.named_modules()}
+    for slot in slots:
+        if _flat(slot.name) in here:
+            put(features, here[_flat(slot.name)], copy.deepcopy(network.get_submodule(slot.name)))
+    trained = {_flat(name): value for name, value in network.state_dict().items()}
+    features.load_state_dict({name: trained[_flat(name)] for name in features.state_dict()})
+    return features
+
+
+def _flat(name: str) -> str:
+    return name.removeprefix("model.").replace(".", "_")
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a state dict.
+
+    Raises:
+        UserError: where there is none, or it belongs to another network; the message names the first key that does not fit.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"weights: no file {str(path)!r}") from None
+    except Exception as error:  # torch.load raises whatever its unpickler does
+        raise UserError(f"weights {str(path)!r} cannot be read: {type(error).__name__}; is it a state dict?") from None
+    expected = network.state_dict()
+    for key in [*expected, *state]:
+        if key not in state or key not in expected:
+            missing = "misses" if key not in state else "has the unknown"
+            raise UserError(f"weights {str(path)!r} {missing} {key!r}; it belongs to another architecture")
+        if state[key].shape != expected[key].shape:
+            shapes = f"{tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+            raise UserError(f"weights {str(path)!r}: {key!r} is {shapes}; were num_classes others?")
+    network.load_state_dict(state)

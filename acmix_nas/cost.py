@@ -1,0 +1,138 @@
+"""What an operator costs at a slot, and what an architecture costs in all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from acmix_nas.errors import UserError, one_of
+from acmix_nas.operators import ACmix, Operator, strided
+from acmix_nas.slot import Slot, make_operator, put
+
+__all__ = ["MEASURES", "Cost", "CostTable", "operator_cost", "survey"]
+
+MEASURES = ("macs", "parameters")
+
+
+class Cost(NamedTuple):
+    """What one operator at one slot costs, per image."""
+
+    stage1: float
+    stage2: float
+    parameters: float
+
+    @property
+    def macs(self) -> float:
+        return self.stage1 + self.stage2
+
+
+def operator_cost(slot: Slot, operator: str, height: int, width: int) -> Cost:
+    """The cost of an operator of the derived network, on an input map of this size.
+
+    Every product of an attention counts, those of the mask too where the paper counts them (K² keys per query), and a dense
+    convolution counts as Stage I (Table 1).
+    """
+    module = make_operator(slot, operator, device="meta")
+    parameters = float(sum(parameter.numel() for parameter in module.parameters()))
+    if isinstance(module, nn.Conv2d):
+        area = strided(height, slot.stride) * strided(width, slot.stride)
+        return Cost(float(module.weight.numel()) * area, 0.0, parameters)
+    inner = module.get_submodule("operator")
+    assert isinstance(inner, Operator | ACmix)
+    macs = inner.macs(height, width)
+    return Cost(macs.stage1, macs.stage2, parameters)
+
+
+class Hole(nn.Module):
+    """Stands for a slot while the rest of a network is surveyed."""
+
+    def __init__(self, slot: Slot) -> None:
+        super().__init__()
+        self.slot = slot
+        self.size: tuple[int, int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        self.size = (height, width)
+        shape = (batch, self.slot.out_channels, strided(height, self.slot.stride), strided(width, self.slot.stride))
+        return x.new_empty(shape)
+
+
+class Survey(NamedTuple):
+    """The size of every slot's input map, and the multiply-adds and parameters of everything that is no slot."""
+
+    sizes: dict[str, tuple[int, int]]
+    rest_macs: float
+    rest_parameters: float
+
+
+def survey(network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int]) -> Survey:
+    """Run a network without its slots, on the meta device: nothing is computed.
+
+    Args:
+        network: a backbone, whatever stands at its slots.
+        input_size: (channels, height, width) of one image.
+
+    Raises:
+        UserError: where a slot takes no part in the forward.
+    """
+    meta = copy.deepcopy(network).to("meta").eval()
+    holes = {slot.name: Hole(slot) for slot in slots}
+    for name, hole in holes.items():
+        put(meta, name, hole)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        meta(torch.empty(1, *input_size, device="meta"))
+    sizes = {}
+    for name, hole in holes.items():
+        if hole.size is None:
+            raise UserError(f"slot {name!r} takes no part in the forward of the backbone; leave it out with another glob")
+        sizes[name] = hole.size
+    parameters = float(sum(parameter.numel() for parameter in meta.parameters()))
+    return Survey(sizes, counter.get_total_flops() / 2, parameters)
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Slot × operator → cost. The cost of an architecture is the sum of its entries and of the rest of the backbone."""
+
+    costs: Mapping[str, Mapping[str, Cost]]
+    rest_macs: float
+    rest_parameters: float
+
+    @classmethod
+    def of(
+        cls, network: nn.Module, slots: Sequence[Slot], candidates: Sequence[str], input_size: Sequence[int]
+    ) -> CostTable:  # fmt: skip
+        """The table of a backbone, for images of `input_size` (channels, height, width)."""
+        found = survey(network, slots, input_size)
+        costs = {slot.name: {op: operator_cost(slot, op, *found.sizes[slot.name]) for op in candidates} for slot in slots}
+        return cls(costs, found.rest_macs, found.rest_parameters)
+
+    def values(self, measure: str) -> dict[str, list[float]]:
+        """Slot → cost of each candidate, in the candidates' order."""
+        if measure not in MEASURES:
+            raise one_of("cost", measure, MEASURES)
+        return {slot: [getattr(cost, measure) for cost in row.values()] for slot, row in self.costs.items()}
+
+    def expected(self, probabilities: Mapping[str, Tensor], measure: str = "macs") -> Tensor:
+        """The expected cost of the slots over its mean over the space; differentiable in the probabilities.
+
+        1 is the mean of the space (all candidates equally likely). Args: slot → (candidates,) probabilities.
+        """
+        values = self.values(measure)
+        mean = sum(sum(row) / len(row) for row in values.values())
+        terms = [p @ p.new_tensor(values[slot]) for slot, p in probabilities.items()]
+        return torch.stack(terms).sum() / mean
+
+    def total(self, choice: Mapping[str, str], measure: str = "macs") -> float:
+        """The cost of a whole architecture."""
+        if measure not in MEASURES:
+            raise one_of("cost", measure, MEASURES)
+        rest = self.rest_macs if measure == "macs" else self.rest_parameters
+        return rest + sum(getattr(self.costs[slot][operator], measure) for slot, operator in choice.items())

@@ -1,0 +1,168 @@
+"""All candidates of a slot at once, on one Stage I. Nothing here needs NNI."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from acmix_nas.errors import one_of
+from acmix_nas.operators import ACmix, ConvolutionPath, Mixing, Operator, Projection
+from acmix_nas.slot import OperatorName, Slot, attention_at, check_candidates, make_operator, norm_at
+
+__all__ = ["SHARING", "Candidates"]
+
+SHARING = ("all", "attention", "none")
+
+
+class Candidates(nn.Module):
+    """The candidates of one slot, computed together.
+
+    Stage I runs once, each path of Stage II once, however many candidates use it: an ACmix candidate mixes what the plain
+    ones have computed. So 2A + 1 candidates of A attentions cost one Stage I, A attentions and one convolution path.
+
+    That makes the mixture linear in the paths, and a weighted sum blind to ACmix: the gradient of its weight is a blend
+    of the other two. Each candidate therefore passes through an affine-free batch normalisation of its own first.
+
+    Args:
+        share: "all" puts every candidate on the shared Stage I; "attention" leaves `conv` a dense kernel of its own;
+            "none" gives every candidate its own projections, which is how NNI's LayerChoice works, for comparison.
+        dense: the backbone's own convolution, whose weight `conv` starts from unless it stands on Stage I.
+    """
+
+    def __init__(self, slot: Slot, candidates: Sequence[str], share: str = "all", dense: nn.Conv2d | None = None) -> None:
+        super().__init__()
+        if share not in SHARING:
+            raise one_of("share", share, SHARING)
+        self.slot, self.share = slot, share
+        self.names = check_candidates(candidates)
+        self.operators = {name: OperatorName.parse(name) for name in self.names}
+        device = None if dense is None else dense.weight.device
+        self.norms = nn.ModuleDict({name: norm_at(slot, device) for name in self.names})
+
+        # Candidates with weights of their own; the others are put together from the parts below.
+        alone = [name for name in self.names if share == "none" or (share == "attention" and name == "conv")]
+        self.alone = nn.ModuleDict()
+        for name in alone:
+            module = make_operator(slot, name, dense, device)
+            self.alone[name] = module if name == "conv" else module.get_submodule("operator")
+
+        shared = [operator for name, operator in self.operators.items() if name not in self.alone]
+        self.projection = Projection(slot.in_channels, slot.out_channels, bias=False, device=device) if shared else None
+        self.attentions = nn.ModuleDict()
+        for operator in shared:
+            if operator.attention is not None and operator.attention not in self.attentions:
+                self.attentions[operator.attention] = attention_at(slot, operator, device)
+        self.mixings = nn.ModuleDict({operator.text: Mixing(device=device) for operator in shared if operator.mixed})
+        convolves = any(operator.mixed or operator.kind is None for operator in shared)
+        self.convolution: ConvolutionPath | None = None
+        if convolves:
+            self.convolution = ConvolutionPath(
+                slot.out_channels, slot.heads, stride=slot.stride, dilation=slot.dilation, device=device
+            )
+
+    def outputs(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """The normalised outputs of these candidates (all by default), each (B, C, Ho, Wo)."""
+        names = self.names if names is None else names
+        needed = [self.operators[name] for name in names if name not in self.alone]
+        attended: dict[str, Tensor] = {}
+        convolved: Tensor | None = None
+        if needed:
+            assert self.projection is not None
+            maps = self.projection(x)
+            for attention in dict.fromkeys(operator.attention for operator in needed if operator.attention is not None):
+                attended[attention] = self.attentions[attention](maps)
+            if any(operator.mixed or operator.kind is None for operator in needed):
+                assert self.convolution is not None
+                convolved = self.convolution(maps)
+
+        outputs = {}
+        for name in names:
+            operator = self.operators[name]
+            if name in self.alone:
+                out = self.alone[name](x)
+            elif operator.attention is None:
+                out = convolved
+            elif operator.mixed:
+                out = self.mixings[name](attended[operator.attention], convolved)
+            else:
+                out = attended[operator.attention]
+            outputs[name] = self.norms[name](out)
+        return outputs
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Σ wᵢ · normalised output i, for weights (candidates,) in the order of `names`."""
+        outputs = self.outputs(x)
+        return reduce(torch.add, (weight * outputs[name] for weight, name in zip(weights, self.names, strict=True)))
+
+    def mixing_of(self, name: str) -> Mixing | None:
+        """α and β of a candidate, where it has them."""
+        found = self.mixings[name] if name in self.mixings else self.alone[name] if name in self.alone else None
+        mixing = found.mixing if isinstance(found, ACmix) else found
+        return mixing if isinstance(mixing, Mixing) else None
+
+    def lean(
+        self, probabilities: Mapping[str, float] | None = None
+    ) -> Iterator[tuple[str, float | None, float | None, float | None]]:
+        """(operator, probability, α, β) of every candidate; what a candidate has not is None."""
+        for name in self.names:
+            mixing = self.mixing_of(name)
+            strengths = (None, None) if mixing is None else (mixing.alpha.item(), mixing.beta.item())
+            yield name, None if probabilities is None else probabilities[name], *strengths
+
+    @torch.no_grad()
+    def derive(self, name: str) -> nn.Module:
+        """What stands at the slot when this choice is made, with a copy of the weights.
+
+        In evaluation mode it equals this candidate's normalised output; `conv` collapses into a plain nn.Conv2d, with the
+        normalisation in its weight and bias.
+
+        Raises:
+            UserError: where `name` is no candidate.
+        """
+        if name not in self.operators:
+            raise one_of(f"operator of slot {self.slot.name!r}", name, self.names)
+        norm = self.norms[name]
+        assert isinstance(norm, nn.BatchNorm2d)
+        device = norm.running_mean.device if norm.running_mean is not None else None
+        derived = make_operator(self.slot, name, device=device).train(self.training)
+        if isinstance(derived, nn.Conv2d):
+            self._collapse_into(derived, norm)
+            return derived
+        module = derived.get_submodule("operator")
+        if name in self.alone:
+            module.load_state_dict(self.alone[name].state_dict())
+        else:
+            self._copy_into(module, self.operators[name])
+        derived.get_submodule("norm").load_state_dict(norm.state_dict())
+        return derived
+
+    def _collapse_into(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        """Equality 4 of the design: the whole convolution path is one dense kernel; then the normalisation folds into it."""
+        assert conv.bias is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        if "conv" in self.alone:
+            conv.load_state_dict(self.alone["conv"].state_dict())
+        else:
+            assert self.projection is not None
+            assert self.convolution is not None
+            conv.weight.copy_(self.convolution.dense(self.projection.qkv.weight))
+        scale = (norm.running_var + norm.eps).rsqrt()
+        conv.weight.mul_(scale[:, None, None, None])
+        conv.bias.sub_(norm.running_mean).mul_(scale)
+
+    def _copy_into(self, module: nn.Module, operator: OperatorName) -> None:
+        assert self.projection is not None
+        attention = self.attentions[str(operator.attention)].state_dict()
+        if isinstance(module, ACmix):
+            assert self.convolution is not None
+            module.attention.load_state_dict(attention)
+            module.convolution.load_state_dict(self.convolution.state_dict())
+            module.mixing.load_state_dict(self.mixings[operator.text].state_dict())
+        else:
+            assert isinstance(module, Operator)
+            module.path.load_state_dict(attention)
+        module.get_submodule("projection").load_state_dict(self.projection.state_dict())

@@ -1,0 +1,173 @@
+"""The slot as a mutable of NNI, and the forms it takes in NNI's one-shot strategies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+import nni.nas.strategy  # noqa: F401  imported first: NNI's one-shot modules and its strategies import each other
+import torch
+from nni.mutable import Categorical, Sample, ensure_frozen
+from nni.nas.nn.pytorch import MutableModule
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from torch import Tensor, nn
+
+from acmix_nas.slot import Slot, make_operator
+from acmix_nas.supernet import Candidates
+
+__all__ = ["HybridSlot", "MixedSlot", "ProxylessSlot", "SampledSlot"]
+
+
+class HybridSlot(MutableModule):
+    """A slot whose operator is a choice, labelled with the slot's name.
+
+    As it stands it runs its first candidate; a strategy turns it into one of the forms below, or freezes it.
+    """
+
+    def __init__(
+        self, slot: Slot, candidates: Sequence[str], share: str = "all", dense: nn.Conv2d | None = None
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.slot = slot
+        self.candidates = Candidates(slot, candidates, share, dense)
+        self.choice = self.add_mutable(Categorical(list(self.candidates.names), label=slot.name))
+        self._dry_run = ensure_frozen(self.choice)
+
+    @classmethod
+    def create_fixed_module(
+        cls, sample: Sample, slot: Slot, candidates: Sequence[str], share: str = "all", dense: nn.Conv2d | None = None
+    ) -> nn.Module:
+        """The operator itself, where NNI builds a network of a known sample."""
+        operator = Categorical(list(candidates), label=slot.name).freeze(sample)
+        return make_operator(slot, operator, None if share == "all" else dense)
+
+    def freeze(self, sample: Sample) -> nn.Module:
+        """The chosen operator, with a copy of the weights."""
+        self.validate(sample)
+        return self.candidates.derive(self.choice.freeze(sample))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.candidates.outputs(x, [self._dry_run])[self._dry_run]
+
+
+class SupernetSlot(BaseSuperNetModule):
+    """What the one-shot forms of a slot have in common."""
+
+    def __init__(self, hybrid: HybridSlot) -> None:
+        super().__init__()
+        self.slot, self.candidates = hybrid.slot, hybrid.candidates
+        self.choice = self.add_mutable(hybrid.choice)
+
+    @property
+    def label(self) -> str:
+        return self.choice.label
+
+    def freeze(self, sample: Sample) -> nn.Module:
+        """The chosen operator, with a copy of the weights."""
+        self.validate(sample)
+        return self.candidates.derive(self.choice.freeze(sample))
+
+    def resample(self, memo: Sample) -> Sample:  # noqa: ARG002
+        """Nothing to sample, unless a form does."""
+        return {}
+
+    def lean(self) -> Iterator[tuple[str, float | None, float | None, float | None]]:
+        """(operator, probability, α, β) of every candidate, for logs and figures."""
+        return self.candidates.lean()
+
+
+class MixedSlot(SupernetSlot):
+    """For DARTS and GumbelDARTS: the mixture of all candidates under a softmax."""
+
+    def __init__(self, hybrid: HybridSlot, alpha: nn.Parameter, softmax: nn.Module) -> None:
+        super().__init__(hybrid)
+        self._arch_alpha = alpha
+        self._softmax = softmax
+
+    @classmethod
+    def mutate(cls, module: nn.Module, name: str, memo: Sample, mutate_kwargs: dict[str, Any]) -> nn.Module | bool:  # noqa: ARG003
+        """NNI's hook: the supernet form of a slot, nothing for any other module; what is inside is left alone."""
+        if isinstance(module, HybridSlot):
+            return cls(module, memo[module.choice.label], mutate_kwargs["softmax"])
+        return isinstance(module, cls)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.candidates(x, self._softmax(self._arch_alpha))
+
+    def probabilities(self) -> Tensor:
+        """(candidates,): the live softmax, without Gumbel noise, with a gradient."""
+        return self._arch_alpha.softmax(dim=-1)
+
+    def arch_parameters(self) -> Iterator[nn.Parameter]:
+        yield self._arch_alpha
+
+    def export(self, memo: Sample) -> Sample:
+        """The most likely operator."""
+        return {} if self.label in memo else {self.label: self.candidates.names[int(self._arch_alpha.argmax())]}
+
+    def export_probs(self, memo: Sample) -> dict[str, Mapping[str, float]]:
+        if self.label in memo:
+            return {}
+        return {self.label: dict(zip(self.candidates.names, self.probabilities().tolist(), strict=True))}
+
+    def lean(self) -> Iterator[tuple[str, float | None, float | None, float | None]]:
+        return self.candidates.lean(self.export_probs({})[self.label])
+
+
+class ProxylessSlot(MixedSlot):
+    """For Proxyless: one sampled candidate runs with a gradient; the architecture sees the outputs of all.
+
+    With the binary gates of ProxylessNAS, ∂L/∂α_i = Σ_j ⟨∂L/∂out, o_j⟩ ∂p_j/∂α_i. Adding Σ_j (p_j − stop(p_j)) · stop(o_j),
+    which is zero, to the sampled output gives just that.
+    """
+
+    _sampled: str | None = None
+
+    def resample(self, memo: Sample) -> Sample:
+        if self.label in memo:
+            self._sampled = memo[self.label]
+        else:
+            self._sampled = self.candidates.names[int(torch.multinomial(self.probabilities().detach(), 1))]
+        return {self.label: self._sampled}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._sampled is None:
+            raise RuntimeError(f"resample() must be called before the forward of slot {self.label!r}")
+        outputs = self.candidates.outputs(x)
+        gates = self.probabilities()
+        gates = gates - gates.detach()
+        zeros = (gate * outputs[name].detach() for gate, name in zip(gates, self.candidates.names, strict=True))
+        return reduce(torch.add, zeros, outputs[self._sampled])
+
+
+class SampledSlot(SupernetSlot):
+    """For RandomOneShot (single-path uniform sampling): only the sampled candidate runs."""
+
+    _sampled: str | None = None
+
+    @classmethod
+    def mutate(cls, module: nn.Module, name: str, memo: Sample, mutate_kwargs: dict[str, Any]) -> nn.Module | bool:  # noqa: ARG003
+        """NNI's hook: the supernet form of a slot, nothing for any other module."""
+        return cls(module) if isinstance(module, HybridSlot) else isinstance(module, cls)
+
+    def resample(self, memo: Sample) -> Sample:
+        self._sampled = memo[self.label] if self.label in memo else self.choice.random()
+        return {self.label: self._sampled}
+
+    def activate(self, operator: str) -> None:
+        """Make the choice by hand."""
+        self.choice.validate({self.label: operator})
+        self._sampled = operator
+
+    def export(self, memo: Sample) -> Sample:
+        """A random operator: uniform sampling prefers none."""
+        return {} if self.label in memo else {self.label: self.choice.random()}
+
+    def export_probs(self, memo: Sample) -> dict[str, Mapping[str, float]]:  # noqa: ARG002
+        return {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._sampled is None:
+            raise RuntimeError(f"resample() must be called before the forward of slot {self.label!r}")
+        return self.candidates.outputs(x, [self._sampled])[self._sampled]

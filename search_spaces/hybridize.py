@@ -1,0 +1,81 @@
+"""Any backbone as a search space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.strategy import DARTS, Proxyless
+from nni.nas.strategy.base import Strategy
+from torch import Tensor, nn
+
+from acmix_nas.backbone import make_backbone
+from acmix_nas.errors import one_of
+from acmix_nas.search_spaces.hybrid_slot import HybridSlot, MixedSlot, ProxylessSlot, SampledSlot
+from acmix_nas.slot import DEFAULT_CANDIDATES, Heads, check_candidates, find_slots, put
+from acmix_nas.supernet import SHARING
+
+__all__ = ["HybridSpace", "hybridize"]
+
+
+class HybridSpace(ModelSpace):
+    """A backbone in which every slot is a `HybridSlot`. NNI's strategies, one-shot and multi-trial, run on it unchanged.
+
+    Args: as of `hybridize`.
+    """
+
+    def __init__(
+        self,
+        backbone: str | nn.Module,
+        candidates: Sequence[str] = DEFAULT_CANDIDATES,
+        slots: str | Sequence[str] = "*",
+        heads: Heads = None,
+        share: str = "all",
+        backbone_args: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        candidates = check_candidates(candidates)
+        if share not in SHARING:
+            raise one_of("share", share, SHARING)
+        self.backbone = make_backbone(backbone, backbone_args)
+        self.slots = find_slots(self.backbone, slots, heads)
+        for slot in self.slots:
+            dense = self.backbone.get_submodule(slot.name)
+            put(self.backbone, slot.name, HybridSlot(slot, candidates, share, dense))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone(x)
+
+    def extra_oneshot_hooks(self, strategy: Strategy) -> list[Any]:
+        """What NNI asks a space for: how its slots become a supernet under this strategy."""
+        if isinstance(strategy, Proxyless):
+            return [ProxylessSlot.mutate]
+        if isinstance(strategy, DARTS):
+            return [MixedSlot.mutate]
+        return [SampledSlot.mutate]
+
+
+def hybridize(
+    backbone: str | nn.Module,
+    candidates: Sequence[str] = DEFAULT_CANDIDATES,
+    slots: str | Sequence[str] = "*",
+    heads: Heads = None,
+    share: str = "all",
+    **backbone_args: Any,
+) -> HybridSpace:
+    """Turn a backbone into a search space: every dense 3×3 convolution that matches becomes a choice.
+
+    Args:
+        backbone: timm's name, or a module, which is copied.
+        candidates: the operators of every slot.
+        slots: a glob of module paths, or several.
+        heads: a number for all slots; globs of slot names with numbers; or None, which adapts to the channels.
+        share: "all" puts every candidate on the shared Stage I; "attention" leaves `conv` a dense kernel of its own, and
+            with it the backbone's pretrained weight; "none" shares nothing, which is NNI's stock way.
+        backbone_args: what timm's `create_model` takes, such as `num_classes` or `pretrained`.
+
+    Raises:
+        UserError: where a name is unknown, nothing matches, or heads do not divide the channels of a slot.
+    """
+    return HybridSpace(backbone, candidates, slots, heads, share, backbone_args)
