@@ -1,0 +1,35 @@
+"""Small things that several tests build on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+# A bottleneck ResNet with 4 slots; its last normalisation is not zero, so that every slot matters to the output.
+RESNET: dict[str, Any] = {
+    "backbone": "resnet14t", "slots": "layer*", "channels": (8, 8, 16, 16), "num_classes": 5, "zero_init_last": False,
+}  # fmt: skip
+SLOTS = ["layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"]
+SEVEN = ["conv", "local", "window", "global", "acmix_local", "acmix_window", "acmix_global"]
+
+
+def images(number: int = 2, side: int = 32) -> torch.Tensor:
+    return torch.randn(number, 3, side, side)
+
+
+def train_briefly(network: nn.Module, steps: int = 2, resample: Any = lambda: None) -> nn.Module:
+    """Give weights, running statistics, α and β values that are no defaults; leaves evaluation mode behind."""
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.05)
+    network.train()
+    for _ in range(steps):
+        resample()
+        optimizer.zero_grad()
+        network(images(4)).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith(("alpha", "beta")):
+                parameter.uniform_(0.2, 1.5)
+    return network.eval()

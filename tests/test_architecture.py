@@ -1,0 +1,191 @@
+"""The architecture file: written, read back, built from, and refused in one line where it is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import acmix_nas
+from acmix_nas.architecture import Architecture, build
+from acmix_nas.errors import UserError
+from tests.small import images
+
+CANDIDATES = ["conv", "local", "acmix_local"]
+SLOTS = {"layer1.0.conv2": "conv", "layer2.0.conv2": "acmix_local", "layer3.0.conv2": "local", "layer4.0.conv2": "conv"}
+
+
+@pytest.fixture
+def architecture() -> Architecture:
+    return Architecture(
+        "resnet14t", SLOTS, CANDIDATES, {"channels": [8, 8, 16, 16]}, ("layer*",), seed=3, data="digits",
+        metric={"val_accuracy": 0.9}, probabilities={name: {"conv": 1.0} for name in SLOTS},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def file(architecture: Architecture, tmp_path: Path) -> Path:
+    return architecture.save(tmp_path / "architecture.json")
+
+
+def test_reads_what_it_writes(architecture: Architecture, file: Path) -> None:
+    assert Architecture.load(file) == architecture
+
+
+def test_says_first_what_made_it(file: Path) -> None:
+    first = file.read_text().splitlines()[1]
+    assert '"made_by"' in first
+    assert {"made_by", "date", "versions", "format", "version"} <= set(json.loads(file.read_text()))
+
+
+def test_builds_the_network(file: Path) -> None:
+    network = build(file, num_classes=7)
+    assert network(images()).shape == (2, 7)
+    assert type(network.get_submodule("layer1.0.conv2")) is nn.Conv2d
+    assert isinstance(network.get_submodule("layer2.0.conv2.operator"), acmix_nas.ACmix)
+
+
+def test_weights_come_back(file: Path, tmp_path: Path) -> None:
+    network = build(file, num_classes=4).eval()
+    torch.save(network.state_dict(), tmp_path / "network.pt")
+    again = build(file, num_classes=4, weights=tmp_path / "network.pt").eval()
+    x = images()
+    torch.testing.assert_close(again(x), network(x))
+
+
+def test_builds_on_a_module_of_the_users() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+    architecture = Architecture(None, {"0": "conv", "2": "local"}, CANDIDATES)
+    assert build(architecture, backbone=backbone)(images()).shape == (2, 8, 32, 32)
+    with pytest.raises(UserError, match="backbone="):
+        build(architecture)
+
+
+def test_timm_creates_it(file: Path) -> None:
+    network = timm.create_model("acmix_nas", architecture=file, num_classes=6)
+    assert network(images()).shape == (2, 6)
+    with pytest.raises(UserError, match="architecture must be given"):
+        timm.create_model("acmix_nas")
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg11", "densenet121", "hrnet_w18_small"])
+def test_timm_takes_features_of_it(backbone: str, tmp_path: Path) -> None:
+    from acmix_nas.slot import find_slots
+
+    found = find_slots(timm.create_model(backbone, num_classes=2))
+    slots = {slot.name: CANDIDATES[i % 3] for i, slot in enumerate(found)}
+    file = Architecture(backbone, slots, CANDIDATES).save(tmp_path / "a.json")
+    network = build(file, num_classes=2).eval()
+    torch.save(network.state_dict(), tmp_path / "n.pt")
+    features = timm.create_model(
+        "acmix_nas", architecture=file, num_classes=2, weights=tmp_path / "n.pt", features_only=True, out_indices=(1, 2)
+    ).eval()  # fmt: skip
+    plain = timm.create_model(backbone, features_only=True, out_indices=(1, 2))
+    assert features.feature_info.channels() == plain.feature_info.channels()
+    assert features.feature_info.reduction() == plain.feature_info.reduction()
+    x = images(1, 64)
+    with torch.no_grad():
+        maps = features(x)
+    for found_map, expected in zip(maps, plain(x), strict=True):
+        assert found_map.shape == expected.shape
+    if backbone == "resnet18":  # its maps can be followed by hand
+        with torch.no_grad():
+            stem = network.maxpool(network.act1(network.bn1(network.conv1(x))))
+            torch.testing.assert_close(maps[0], network.layer1(stem), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(maps[1], network.layer2(network.layer1(stem)), atol=1e-5, rtol=1e-5)
+
+
+def test_needs_no_nni(file: Path) -> None:
+    script = (
+        "import sys; sys.modules['nni'] = None\n"
+        "import acmix_nas, timm, torch\n"
+        f"network = timm.create_model('acmix_nas', architecture={str(file)!r}, num_classes=2).eval()\n"
+        "print(tuple(network(torch.randn(1, 3, 32, 32)).shape))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(1, 2)", done.stderr
+
+
+def test_a_reference_has_one_operator_everywhere(architecture: Architecture) -> None:
+    reference = architecture.uniform("window")
+    assert set(reference.slots.values()) == {"window"}
+    assert build(reference, num_classes=2)(images()).shape == (2, 2)
+
+
+def changed(file: Path, **changes: Any) -> Path:
+    content = json.loads(file.read_text())
+    for name, value in changes.items():
+        if value is None:
+            del content[name]
+        else:
+            content[name] = value
+    file.write_text(json.dumps(content))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "it is no architecture file"),
+        ({"version": 2}, "is of version 2; this package reads version 1"),
+        ({"slots": None}, "misses slots"),
+        ({"colour": "red"}, "has the unknown colour"),
+        ({"slots": {**SLOTS, "layer1.0.conv2": "cnov"}}, "slot 'layer1.0.conv2': operator must be conv.*got 'cnov'"),
+        ({"slots": {**SLOTS, "layer1.0.conv2": "window"}}, "'window' is none of the candidates conv, local, acmix_local"),
+        ({"slots": {**SLOTS, "layer1.0.conv2": 3}}, "slot 'layer1.0.conv2'"),
+        ({"slots": ["conv"]}, "slots must be a dict"),
+        ({"slots": {**SLOTS, "layer9.0.conv2": "conv"}}, "unknown slot 'layer9.0.conv2'"),
+        ({"slots": {k: v for k, v in SLOTS.items() if "layer3" not in k}}, "misses slot 'layer3.0.conv2'"),
+        ({"backbone": "resnet1O"}, "backbone must be a name that timm knows"),
+    ],
+)
+def test_a_wrong_file_gets_one_line(file: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        build(changed(file, **changes))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe\x00", b"null"])
+def test_a_corrupt_file_gets_one_line(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "architecture.json"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"architecture .*architecture\.json") as error:
+        Architecture.load(file)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_gets_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="architecture: no file"):
+        Architecture.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"nothing": torch.zeros(1)}, "misses 'conv1.0.weight'"),
+        (b"no state dict", "cannot be read"),
+        (None, "no file"),
+    ],
+)
+def test_wrong_weights_get_one_line(file: Path, tmp_path: Path, state: Any, message: str) -> None:
+    path = tmp_path / "network.pt"
+    if isinstance(state, bytes):
+        path.write_bytes(state)
+    elif state is not None:
+        torch.save(state, path)
+    with pytest.raises(UserError, match=message) as error:
+        build(file, weights=path)
+    assert "\n" not in str(error.value)
+
+
+def test_weights_of_other_classes_get_one_line(file: Path, tmp_path: Path) -> None:
+    torch.save(build(file, num_classes=4).state_dict(), tmp_path / "n.pt")
+    with pytest.raises(UserError, match=r"'fc.weight' is .* instead of .*num_classes"):
+        build(file, num_classes=5, weights=tmp_path / "n.pt")
