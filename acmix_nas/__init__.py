@@ -7,11 +7,15 @@ Everything but the search itself loads and runs where NNI is not installed.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from acmix_nas.architecture import Architecture, build
-from acmix_nas.errors import UserError
-from acmix_nas.operators import ACmix
+# NNI wraps what it finds in torch.nn, and warns of every class there that is not a module.
+warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
+
+from acmix_nas.architecture import Architecture, build  # noqa: E402
+from acmix_nas.errors import UserError  # noqa: E402
+from acmix_nas.operators import ACmix  # noqa: E402
 
 if TYPE_CHECKING:
     from acmix_nas.search_spaces import hybridize

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Architecture:
         slots: slot → operator.
         budget: the limits under which it was derived, such as {"macs": 1.2e6}.
         seed: of the search.
-        data: the name of the data set.
+        data: what it was searched on: {"name": "digits", "num_classes": 10, "image_size": 32}.
         metric: what the search measured, such as {"val_accuracy": 0.97}.
         probabilities: slot → operator → probability, where a search has them.
         made: which command made it, when, and with which versions of the packages.
@@ -49,7 +49,7 @@ class Architecture:
     heads: Heads = None
     budget: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = None
-    data: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
     metric: Mapping[str, float] = field(default_factory=dict)
     probabilities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=provenance)
@@ -85,7 +85,7 @@ class Architecture:
         if missing or unknown:
             word, names = ("misses", missing) if missing else ("has the unknown", unknown)
             raise UserError(f"{where} {word} {', '.join(sorted(names))}; export it again")
-        for name, kind in (("slots", dict), ("candidates", list), ("backbone_args", dict), ("pattern", list)):
+        for name, kind in (("slots", dict), ("candidates", list), ("backbone_args", dict), ("pattern", list), ("data", dict)):
             if not isinstance(content.get(name, kind()), kind):
                 raise UserError(f"{where}: {name} must be a {kind.__name__}; it is {content[name]!r}")
         try:
@@ -116,9 +116,8 @@ class Architecture:
         """The same backbone with one operator at every slot, as a reference."""
         OperatorName.parse(operator)
         candidates = list(dict.fromkeys([*self.candidates, operator]))
-        return Architecture(
-            self.backbone, dict.fromkeys(self.slots, operator), candidates, self.backbone_args, self.pattern, self.heads
-        )  # fmt: skip
+        slots = dict.fromkeys(self.slots, operator)
+        return replace(self, slots=slots, candidates=candidates, metric={}, probabilities={}, made=provenance())
 
 
 def check_operator(slot: str, operator: str, candidates: Sequence[str]) -> None:
@@ -146,7 +145,7 @@ def build(
 
     Args:
         architecture: the file, or what was read from it.
-        num_classes: of the classifier; the backbone's own by default.
+        num_classes: of the classifier; by default that of the search's data, or else the backbone's own.
         weights: a state dict (`network.pt` of a search or a retraining) to load.
         backbone: the module to build on, where the search ran on one of the user's; it is changed in place.
         backbone_args: more for timm's `create_model`, such as `pretrained` or `drop_path_rate`.
@@ -160,6 +159,7 @@ def build(
         if architecture.backbone is None:
             raise UserError("architecture was searched on a module of its own; pass that module as backbone=…")
         arguments = {**architecture.backbone_args, **backbone_args}
+        num_classes = architecture.data.get("num_classes") if num_classes is None else num_classes
         if num_classes is not None:
             arguments["num_classes"] = num_classes
         backbone = make_backbone(architecture.backbone, arguments)

@@ -130,6 +130,10 @@ class CostTable:
         terms = [p @ p.new_tensor(values[slot]) for slot, p in probabilities.items()]
         return torch.stack(terms).sum() / mean
 
+    def of_architecture(self, choice: Mapping[str, str]) -> dict[str, float]:
+        """Every measure of a whole architecture."""
+        return {measure: self.total(choice, measure) for measure in MEASURES}
+
     def total(self, choice: Mapping[str, str], measure: str = "macs") -> float:
         """The cost of a whole architecture."""
         if measure not in MEASURES:

@@ -12,9 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from acmix_nas.errors import UserError
 
-__all__ = ["command_line", "new_folder", "provenance", "read_json", "write_json", "write_text"]
+__all__ = ["command_line", "new_folder", "provenance", "read_json", "save_tensors", "write_json", "write_text"]
 
 PACKAGES = ("acmix-nas", "nni", "numpy", "pytorch-lightning", "timm", "torch")
 
@@ -74,6 +76,15 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{what} {str(path)!r} must hold a JSON object; it holds a {type(content).__name__}")
     return content
+
+
+def save_tensors(path: Path, state: Mapping[str, Any]) -> Path:
+    """Write a state dict, which `torch.load` reads back with `weights_only`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(dict(state), temporary)
+    temporary.replace(path)
+    return path
 
 
 def new_folder(parent: Path, name: str) -> Path:

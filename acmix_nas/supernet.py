@@ -12,9 +12,11 @@ from acmix_nas.errors import one_of
 from acmix_nas.operators import ACmix, ConvolutionPath, Mixing, Operator, Projection
 from acmix_nas.slot import OperatorName, Slot, attention_at, check_candidates, make_operator, norm_at
 
-__all__ = ["SHARING", "Candidates"]
+__all__ = ["SHARING", "Candidates", "Lean"]
 
 SHARING = ("all", "attention", "none")
+Lean = tuple[str, float | None, float | None, float | None]
+"""An operator, its probability, α and β; what it has not is None."""
 
 
 class Candidates(nn.Module):
@@ -103,10 +105,8 @@ class Candidates(nn.Module):
         mixing = found.mixing if isinstance(found, ACmix) else found
         return mixing if isinstance(mixing, Mixing) else None
 
-    def lean(
-        self, probabilities: Mapping[str, float] | None = None
-    ) -> Iterator[tuple[str, float | None, float | None, float | None]]:
-        """(operator, probability, α, β) of every candidate; what a candidate has not is None."""
+    def lean(self, probabilities: Mapping[str, float] | None = None) -> Iterator[Lean]:
+        """(operator, probability, α, β) of every candidate."""
         for name in self.names:
             mixing = self.mixing_of(name)
             strengths = (None, None) if mixing is None else (mixing.alpha.item(), mixing.beta.item())

@@ -11,12 +11,23 @@ import torch
 from nni.mutable import Categorical, Sample, ensure_frozen
 from nni.nas.nn.pytorch import MutableModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from acmix_nas.slot import Slot, make_operator
-from acmix_nas.supernet import Candidates
+from acmix_nas.supernet import Candidates, Lean
 
 __all__ = ["HybridSlot", "MixedSlot", "ProxylessSlot", "SampledSlot"]
+
+
+def draw(weights: Tensor) -> int:
+    """An index in proportion to its weight, the same on all processes.
+
+    It comes from torch's generator: NNI's own draws from a fresh one each time, which no seed reaches.
+    """
+    index = torch.multinomial(weights, 1)
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.broadcast(index, src=0)
+    return int(index)
 
 
 class HybridSlot(MutableModule):
@@ -50,6 +61,10 @@ class HybridSlot(MutableModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.candidates.outputs(x, [self._dry_run])[self._dry_run]
 
+    def lean(self) -> Iterator[Lean]:
+        """(operator, probability, α, β) of every candidate."""
+        return self.candidates.lean()
+
 
 class SupernetSlot(BaseSuperNetModule):
     """What the one-shot forms of a slot have in common."""
@@ -72,7 +87,7 @@ class SupernetSlot(BaseSuperNetModule):
         """Nothing to sample, unless a form does."""
         return {}
 
-    def lean(self) -> Iterator[tuple[str, float | None, float | None, float | None]]:
+    def lean(self) -> Iterator[Lean]:
         """(operator, probability, α, β) of every candidate, for logs and figures."""
         return self.candidates.lean()
 
@@ -111,7 +126,7 @@ class MixedSlot(SupernetSlot):
             return {}
         return {self.label: dict(zip(self.candidates.names, self.probabilities().tolist(), strict=True))}
 
-    def lean(self) -> Iterator[tuple[str, float | None, float | None, float | None]]:
+    def lean(self) -> Iterator[Lean]:
         return self.candidates.lean(self.export_probs({})[self.label])
 
 
@@ -128,7 +143,7 @@ class ProxylessSlot(MixedSlot):
         if self.label in memo:
             self._sampled = memo[self.label]
         else:
-            self._sampled = self.candidates.names[int(torch.multinomial(self.probabilities().detach(), 1))]
+            self._sampled = self.candidates.names[draw(self.probabilities().detach())]
         return {self.label: self._sampled}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,8 +167,12 @@ class SampledSlot(SupernetSlot):
         return cls(module) if isinstance(module, HybridSlot) else isinstance(module, cls)
 
     def resample(self, memo: Sample) -> Sample:
-        self._sampled = memo[self.label] if self.label in memo else self.choice.random()
+        self._sampled = memo[self.label] if self.label in memo else self._any()
         return {self.label: self._sampled}
+
+    def _any(self) -> str:
+        device = next(self.candidates.parameters()).device
+        return self.candidates.names[draw(torch.ones(len(self.candidates.names), device=device))]
 
     def activate(self, operator: str) -> None:
         """Make the choice by hand."""
@@ -162,7 +181,7 @@ class SampledSlot(SupernetSlot):
 
     def export(self, memo: Sample) -> Sample:
         """A random operator: uniform sampling prefers none."""
-        return {} if self.label in memo else {self.label: self.choice.random()}
+        return {} if self.label in memo else {self.label: self._any()}
 
     def export_probs(self, memo: Sample) -> dict[str, Mapping[str, float]]:  # noqa: ARG002
         return {}

@@ -115,7 +115,6 @@ class DartsModule(DartsLightningModule):
 
     def log_probs(self, probs: dict[str, dict[str, float]]) -> None:
         """Mean entropy over the slots, in units of the largest possible one: 1 is undecided, 0 decided."""
-        entropies = [
-            -sum(p * math.log(p) for p in row.values() if p > 0) / math.log(max(len(row), 2)) for row in probs.values()
-        ]
-        self.log("search/entropy", torch.tensor(entropies).mean(), prog_bar=True)
+        entropies = [-sum(p * math.log(p) for p in row.values() if p > 0) for row in probs.values()]
+        largest = sum(math.log(len(row)) for row in probs.values())
+        self.log("entropy", sum(entropies) / max(largest, 1e-9), prog_bar=True)

@@ -25,8 +25,8 @@ SLOTS = {"layer1.0.conv2": "conv", "layer2.0.conv2": "acmix_local", "layer3.0.co
 @pytest.fixture
 def architecture() -> Architecture:
     return Architecture(
-        "resnet14t", SLOTS, CANDIDATES, {"channels": [8, 8, 16, 16]}, ("layer*",), seed=3, data="digits",
-        metric={"val_accuracy": 0.9}, probabilities={name: {"conv": 1.0} for name in SLOTS},
+        "resnet14t", SLOTS, CANDIDATES, {"channels": [8, 8, 16, 16]}, ("layer*",), seed=3,
+        data={"name": "digits", "num_classes": 3}, metric={"val_accuracy": 0.9}, probabilities={name: {"conv": 1.0} for name in SLOTS},
     )  # fmt: skip
 
 
@@ -50,6 +50,10 @@ def test_builds_the_network(file: Path) -> None:
     assert network(images()).shape == (2, 7)
     assert type(network.get_submodule("layer1.0.conv2")) is nn.Conv2d
     assert isinstance(network.get_submodule("layer2.0.conv2.operator"), acmix_nas.ACmix)
+
+
+def test_has_the_classes_of_its_data_by_default(file: Path) -> None:
+    assert build(file)(images()).shape == (2, 3)
 
 
 def test_weights_come_back(file: Path, tmp_path: Path) -> None:

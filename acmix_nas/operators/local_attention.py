@@ -71,7 +71,7 @@ class LocalPath(Path):
         kv = torch.cat((k, v), dim=-1)  # (B, H, W, 2C)
         kv = kv.index_select(1, rows.keys(kv.device).flatten()).index_select(2, columns.keys(kv.device).flatten())
         kv = kv.reshape(batch, rows.number, rows.reach, columns.number, columns.reach, 2, self.heads, -1)
-        kv = kv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(2, len(q), self.heads, rows.reach * columns.reach, -1)
+        kv = kv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(2, q.shape[0], self.heads, rows.reach * columns.reach, -1)
 
         seen_rows, seen_columns = rows.seen(q.device), columns.seen(q.device)  # (tiles or 1, T, reach)
         mask = seen_rows[:, None, :, None, :, None] & seen_columns[None, :, None, :, None, :]

@@ -1,0 +1,255 @@
+"""The command line: each step reads files, writes files, and says what comes next."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from acmix_nas.architecture import Architecture, build
+from acmix_nas.bias import report
+from acmix_nas.config import SearchConfig
+from acmix_nas.data import DataConfig, ImageData
+from acmix_nas.errors import UserError
+from acmix_nas.files import new_folder, read_json
+from acmix_nas.options import options, pairs
+from acmix_nas.terminal import app, run
+from acmix_nas.train import Recipe
+
+__all__ = ["main"]
+
+out = Console()
+cli = app("Where should a vision backbone convolve, and where attend? Search, retrain, profile, export.")
+
+Output = Annotated[Path | None, typer.Option(help="folder to write into; a new one under runs/ by default")]
+Resume = Annotated[bool, typer.Option(help="continue the unfinished run in --output")]
+Devices = Annotated[int, typer.Option(help="how many devices of this machine")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu, gpu, …: Lightning's names")]
+Parallel = Annotated[str, typer.Option(help="how several devices work together, auto, ddp, …: Lightning's strategies")]
+Saved = Annotated[Path, typer.Argument(help="architecture.json, or the folder of a search or retraining that holds one")]
+Weights = Annotated[Path | None, typer.Option(help="state dict; network.pt beside the architecture by default")]
+ImageSize = Annotated[int | None, typer.Option(help="side of the images; that of the search by default")]
+
+
+def folder_for(output: Path | None, name: str, resume: bool = False) -> Path:
+    """The folder that was asked for, or a new one."""
+    if output is not None:
+        return output
+    if resume:
+        raise UserError("--resume needs --output, the folder of the unfinished run")
+    return new_folder(Path("runs"), name)
+
+
+def opened(saved: Path, weights: Path | None = None) -> tuple[Architecture, Path | None]:
+    """The architecture in a file or a folder, and its weights, where there are any."""
+    file = saved / "architecture.json" if saved.is_dir() else saved
+    beside = file.with_name(file.name.replace("architecture", "network")).with_suffix(".pt")
+    return Architecture.load(file), weights or (beside if beside.exists() else None)
+
+
+def size_for(architecture: Architecture, image_size: int | None) -> int:
+    """The side of the images."""
+    size = image_size or architecture.data.get("image_size")
+    if size is None:
+        raise UserError("--image-size must be given: the architecture does not say on what images it was searched")
+    return int(size)
+
+
+def slots_table(architecture: Architecture) -> Table:
+    """Slot by slot: the operator, and how likely it was."""
+    table = Table("slot", "operator", "probability")
+    for slot, operator in architecture.slots.items():
+        probability = architecture.probabilities.get(slot, {}).get(operator)
+        table.add_row(slot, operator, "–" if probability is None else f"{probability:.3f}")
+    return table
+
+
+@cli.command()
+@options(SearchConfig, DataConfig, Recipe)
+def search(
+    searchconfig: SearchConfig, dataconfig: DataConfig, recipe: Recipe, output: Output = None, resume: Resume = False,
+    devices: Devices = 1, accelerator: Accelerator = "auto", parallel: Parallel = "auto",
+) -> None:  # fmt: skip
+    """A one-shot search without NNI's server: trains a supernet and derives an architecture."""
+    from acmix_nas.search import search as run_search
+
+    config = dataclasses.replace(searchconfig, data=dataconfig, recipe=recipe)
+    folder = folder_for(output, "search", resume)
+    trainer = {"devices": devices, "accelerator": accelerator, "strategy": parallel}
+    result = run_search(config, folder, resume=resume, trainer_kwargs=trainer)
+    architecture = Architecture.load(folder / "architecture.json")
+    out.print(slots_table(architecture))
+    out.print(
+        f"search-validation accuracy {result['metric']:.2%} with inherited weights, {result['macs'] / 1e6:.1f} M MACs, "
+        f"in {result['seconds']:.0f} s\nwritten to {folder}\nnext: acmix-nas retrain {folder}"
+    )
+
+
+@cli.command()
+def experiment(
+    config: Annotated[Path, typer.Argument(help="a config of nnictl, such as experiments/digits-darts.yml")],
+    port: Annotated[int | None, typer.Option(help="of NNI's page; a free one by default")] = None,
+    timeout: Annotated[float, typer.Option(help="seconds after which it is stopped")] = 86400.0,
+    working_directory: Annotated[
+        Path | None, typer.Option(help="where NNI keeps experiments; what the config says, or ~/nni-experiments, by default")
+    ] = None,
+) -> None:
+    """Checks a config of nnictl, runs its experiment to the end, and stops it."""
+    from acmix_nas.experiment import launch
+
+    folder = launch(config, port=port, timeout=timeout, working_directory=working_directory)
+    out.print(f"experiment {folder}\nnext: acmix-nas export {folder}")
+
+
+@cli.command()
+def export(
+    experiment: Annotated[str, typer.Argument(help="id or folder of an NNI experiment, or the folder of a search")],
+    top: Annotated[int, typer.Option(help="how many architectures, best first")] = 1,
+    output: Output = None,
+) -> None:
+    """Takes the best architectures, and the weights they inherit, out of an experiment or a search."""
+    from acmix_nas.experiment import find_experiment, read_results
+
+    if top < 1:
+        raise UserError(f"--top must be at least 1; got {top}")
+    results = read_results(find_experiment(experiment))
+    folder = folder_for(output, "export")
+    table = Table("rank", "trial", "metric", "parameters of the trial", "file")
+    for rank, result in enumerate(results[:top], start=1):
+        number = "" if top == 1 else f"-{rank}"
+        target = folder / f"architecture{number}.json"
+        if target.exists():
+            raise UserError(f"{str(target)!r} exists already; give another --output")
+        Architecture.load(result.architecture).save(target)
+        weights = result.folder / "network.pt"
+        if weights.exists():
+            shutil.copyfile(weights, folder / f"network{number}.pt")
+        said = ", ".join(f"{name}={value}" for name, value in result.parameters.items() if "." not in name)
+        table.add_row(str(rank), str(result.sequence), f"{result.metric:.4f}", said, str(target))
+    out.print(table)
+    first = folder / ("architecture.json" if top == 1 else "architecture-1.json")
+    out.print(f"next: acmix-nas retrain {first}")
+
+
+@cli.command()
+@options(DataConfig, Recipe)
+def retrain(
+    saved: Saved, dataconfig: DataConfig, recipe: Recipe, output: Output = None, resume: Resume = False,
+    warm: Annotated[bool, typer.Option(help="start from the weights that the search left, instead of from scratch")] = False,
+    weights: Weights = None,
+    backbone_arg: Annotated[list[str] | None, typer.Option(help="key=value for timm, as in drop_path_rate=0.1")] = None,
+    devices: Devices = 1, accelerator: Accelerator = "auto", parallel: Parallel = "auto",
+) -> None:  # fmt: skip
+    """Trains an architecture, and looks at the test part once, at the end."""
+    from acmix_nas.retrain import retrain as run_training
+
+    architecture, found = opened(saved, weights)
+    folder = folder_for(output, "retrain", resume)
+    trainer = {"devices": devices, "accelerator": accelerator, "strategy": parallel}
+    if warm and found is None:
+        raise UserError(f"--warm needs weights: there is no network.pt beside {str(saved)!r}; give --weights")
+    arguments = pairs("--backbone-arg", backbone_arg or [])
+    result = run_training(
+        architecture, dataconfig, recipe, folder, weights=found if warm else None, backbone_args=arguments,
+        resume=resume, trainer_kwargs=trainer,
+    )  # fmt: skip
+    out.print(
+        f"test accuracy {result['test_accuracy']:.2%} (validation {result['val_accuracy']:.2%}) "
+        f"after {result['epochs']} epochs in {result['train_seconds']:.0f} s\nwritten to {folder}\n"
+        f"next: acmix-nas profile {folder}, acmix-nas export-onnx {folder}, tensorboard --logdir {folder}"
+    )
+
+
+@cli.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(help="folder of a retraining")],
+    part: Annotated[str, typer.Option(help="test or validation")] = "test",
+    data: Annotated[str | None, typer.Option(help="other images of the same classes; those of the training by default")] = None,
+) -> None:
+    """Measures the accuracy of a retrained network again."""
+    from acmix_nas.train import evaluate as run_evaluation
+
+    architecture, weights = opened(folder)
+    if weights is None:
+        raise UserError(f"{str(folder)!r} holds no network.pt; retrain first")
+    settings = read_json(folder / "result.json", "result")["data"]
+    config = DataConfig(**{**settings, **({"name": data} if data else {})})
+    found = run_evaluation(build(architecture, weights=weights), ImageData(config), part, progress=True)
+    out.print(f"{part} accuracy {found['accuracy']:.2%}, loss {found['loss']:.4f}, of {found['images']} images")
+
+
+@cli.command()
+def profile(
+    saved: Annotated[list[Path], typer.Argument(help="architecture files or folders, to be put side by side")],
+    image_size: ImageSize = None,
+    batch_size: Annotated[int, typer.Option(help="the batch that is timed beside single images")] = 8,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU by default, where there is one")] = None,
+    output: Output = None,
+) -> None:
+    """Counts parameters and multiply-adds, and measures latency and memory."""
+    from acmix_nas import profile as profiling
+
+    architectures = {name_of(path, saved): opened(path)[0] for path in saved}
+    size = size_for(next(iter(architectures.values())), image_size)
+    networks = {name: build(architecture) for name, architecture in architectures.items()}
+    counts = {name: profiling.count(architecture, size) for name, architecture in architectures.items()}
+    profiles = profiling.profile(networks, size, batch_size, device=device, counts=counts)
+    out.print(profiling.table(profiles))
+    folder = folder_for(output, "profile")
+    profiling.report(profiles, folder)
+    out.print(f"written to {folder}")
+
+
+def name_of(path: Path, among: list[Path]) -> str:
+    """A short name that tells the paths apart."""
+    short = path.name if path.is_dir() else path.parent.name or path.stem
+    return short if sum((p.name if p.is_dir() else p.parent.name or p.stem) == short for p in among) == 1 else str(path)
+
+
+@cli.command()
+def bias(
+    runs: Annotated[list[Path], typer.Argument(help="folders of searches or retrainings")],
+    output: Output = None,
+) -> None:
+    """Draws where networks lean to convolution and where to attention: Figure 5 of the paper, a heat map, and a table."""
+    named = {name_of(path, runs).replace("/", "_"): path for path in runs}
+    for file in report(named, folder_for(output, "bias")):
+        out.print(str(file))
+
+
+@cli.command("export-onnx")
+def export_onnx(
+    saved: Saved,
+    file: Annotated[Path, typer.Argument(help="the .onnx file to write")],
+    weights: Weights = None,
+    image_size: ImageSize = None,
+) -> None:
+    """Writes a network as ONNX, and checks it against PyTorch with onnxruntime."""
+    from acmix_nas.export import export_onnx as run_export
+
+    architecture, found = opened(saved, weights)
+    difference = run_export(build(architecture, weights=found), file, size_for(architecture, image_size))
+    out.print(f"{file}: differs from PyTorch by {difference:.1e} of the output's scale")
+
+
+@cli.command()
+def demo(
+    output: Output = None,
+    config: Annotated[Path, typer.Option(help="the experiment")] = Path("experiments/digits-darts.yml"),
+    seeds: Annotated[int, typer.Option(help="how often each network is trained")] = 2,
+    timeout: Annotated[float, typer.Option(help="seconds for the experiment")] = 600.0,
+) -> None:
+    """The whole road: experiment, export, retrain beside three references, profile, pictures."""
+    from acmix_nas.demo import demo as run_demo
+
+    run_demo(config, folder_for(output, "demo"), seeds, timeout)
+
+
+def main() -> None:
+    """The console script."""
+    run(cli)

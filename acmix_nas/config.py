@@ -1,0 +1,91 @@
+"""What is searched, how, and on which images. Nothing here needs NNI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from acmix_nas.data import DataConfig
+from acmix_nas.errors import UserError, one_of
+from acmix_nas.files import provenance, read_json, write_json
+from acmix_nas.slot import DEFAULT_CANDIDATES, Heads
+from acmix_nas.train import Recipe
+
+__all__ = ["STRATEGIES", "SearchConfig"]
+
+STRATEGIES = ("darts", "gumbel", "proxyless", "random")
+SETTINGS = "search.json"
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What is searched, how, and on which images.
+
+    Args:
+        backbone: a name that timm knows.
+        backbone_args: what timm's create_model takes for it.
+        candidates: the operators of every slot.
+        slots: globs of module paths that choose the slots.
+        heads: of every slot, or globs of slots with numbers; None adapts to the channels.
+        share: what stands on the shared Stage I, "all", "attention" (conv keeps its own kernel) or "none".
+        strategy: "darts", "gumbel", "proxyless", or "random": uniform single paths, then the best of random samples.
+        penalty: weight of the expected cost, of darts.
+        cost: what the penalty counts, "macs" or "parameters".
+        arc_learning_rate: of the architecture's parameters.
+        arc_warmup: epochs in which the architecture does not move.
+        samples: random architectures that "random" judges.
+        data: the images.
+        recipe: how the weights are trained; its seed is the search's.
+
+    Raises:
+        UserError: where a value has no meaning; the message names it.
+    """
+
+    backbone: str = "resnet26"
+    backbone_args: Mapping[str, Any] = field(default_factory=dict)
+    candidates: Sequence[str] = DEFAULT_CANDIDATES
+    slots: Sequence[str] = ("*",)
+    heads: Heads = None
+    share: str = "all"
+    strategy: str = "darts"
+    penalty: float = 0.0
+    cost: str = "macs"
+    arc_learning_rate: float = 1e-2
+    arc_warmup: int = 1
+    samples: int = 16
+    data: DataConfig = field(default_factory=DataConfig)
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise one_of("strategy", self.strategy, STRATEGIES)
+        if self.penalty and self.strategy != "darts":
+            raise UserError(f"penalty needs strategy darts, whose cost has a gradient; got strategy={self.strategy!r}")
+        if self.recipe.ema_decay:
+            raise UserError("ema_decay must be 0 in a search: the supernet keeps no average of its weights")
+        if not 0 <= self.arc_warmup < self.recipe.epochs:
+            raise UserError(f"arc_warmup must be from 0 to below epochs={self.recipe.epochs}; got arc_warmup={self.arc_warmup}")
+        if not self.arc_learning_rate > 0:
+            raise UserError(f"arc_learning_rate must be positive; got arc_learning_rate={self.arc_learning_rate}")
+        if self.samples < 1:
+            raise UserError(f"samples must be at least 1; got samples={self.samples}")
+
+    def save(self, folder: Path) -> Path:
+        """Write what a search in this folder is begun with."""
+        return write_json(folder / SETTINGS, {**provenance(), "search": asdict(self)})
+
+    @classmethod
+    def load(cls, folder: Path) -> SearchConfig:
+        """What a search in this folder was begun with.
+
+        Raises:
+            UserError: where no search was, or by another version.
+        """
+        content = read_json(folder / SETTINGS, "search")["search"]
+        try:
+            data, recipe = DataConfig(**content.pop("data")), Recipe(**content.pop("recipe"))
+            return cls(**content, data=data, recipe=recipe)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"search {str(folder / SETTINGS)!r} was written by another version: {error}") from None

@@ -1,0 +1,126 @@
+"""The whole road in one command: experiment, export, retraining beside three references, profile, pictures."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from acmix_nas import profile as profiling
+from acmix_nas.architecture import Architecture, build
+from acmix_nas.bias import report as draw_bias
+from acmix_nas.data import DataConfig
+from acmix_nas.errors import UserError
+from acmix_nas.experiment import launch, read_results
+from acmix_nas.retrain import retrain
+from acmix_nas.slot import OperatorName
+from acmix_nas.terminal import console
+from acmix_nas.train import Recipe
+
+__all__ = ["demo", "references"]
+
+FOUND = "found"
+
+
+def references(architecture: Architecture) -> dict[str, Architecture]:
+    """The same backbone with one operator everywhere: convolution, attention, and ACmix on that attention."""
+    attention = next((op for op in architecture.candidates if OperatorName.parse(op).attention == op), "local")
+    return {f"all {operator}": architecture.uniform(operator) for operator in ("conv", attention, f"acmix_{attention}")}
+
+
+class Advance(pl.Callback):
+    """Tells how far a training has come."""
+
+    def __init__(self, advance: Callable[[], None]) -> None:
+        self.advance = advance
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        self.advance()
+
+
+def demo(config: Path, folder: Path, seeds: int, timeout: float) -> None:
+    """Run an experiment of searches, and see what the best of them is worth.
+
+    Writes into the folder: experiment/ (NNI's), found/ (the architecture and the weights that it inherits), retrain/,
+    profile/ and bias/. Every network is trained `seeds` times by one recipe; the test part is seen once by each, at the
+    end of its training.
+
+    Raises:
+        UserError: for a folder in use, or a config that cannot run.
+        ExperimentError: where a trial fails, or the time is up.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"output {str(folder)!r} is not empty; choose a new folder")
+    if seeds < 1:
+        raise UserError(f"seeds must be at least 1; got seeds={seeds}")
+    out = Console()
+    console.rule("1 of 4: the experiment, one search a trial")
+    experiment = launch(config, timeout=timeout, working_directory=(folder / "experiment").resolve())
+    best = read_results(experiment)[0]
+    found = Architecture.load(best.architecture)
+    found.save(folder / FOUND / "architecture.json")
+    shutil.copyfile(best.folder / "network.pt", folder / FOUND / "network.pt")
+    shutil.copyfile(best.folder / "history.csv", folder / FOUND / "history.csv")
+
+    console.rule("2 of 4: retraining, each network by the same recipe")
+    architectures = {FOUND: found, **references(found)}
+    data = DataConfig(name=str(found.data["name"]), image_size=int(found.data["image_size"]))
+    results = train_all(architectures, data, Recipe(), folder / "retrain", seeds)
+
+    console.rule("3 of 4: profile")
+    networks = {name: build(architecture) for name, architecture in architectures.items()}
+    counts = {name: profiling.count(architecture, data.image_size) for name, architecture in architectures.items()}
+    profiles = profiling.profile(networks, data.image_size, counts=counts)
+    extra = {
+        "test accuracy": {name: spread([100 * r["test_accuracy"] for r in rows], "%") for name, rows in results.items()},
+        "training": {name: spread([r["train_seconds"] for r in rows], "s") for name, rows in results.items()},
+    }
+    profiling.report(profiles, folder / "profile", extra)
+
+    console.rule("4 of 4: pictures")
+    runs = {"search": folder / FOUND}
+    runs |= {name.replace(" ", "_"): folder / "retrain" / name.replace(" ", "-") / "seed-0" for name, a in architectures.items()
+             if any(OperatorName.parse(op).mixed for op in a.slots.values())}  # fmt: skip
+    draw_bias(runs, folder / "bias")
+
+    out.print(profiling.table(profiles, extra))
+    out.print(
+        f"test accuracy: mean ± standard deviation of {seeds} seeds; the search was trial {best.sequence} of the experiment, "
+        f"{', '.join(f'{k}={v}' for k, v in best.parameters.items())}\n"
+        f"architecture: {folder / FOUND / 'architecture.json'}\n"
+        f"tables:       {folder / 'profile' / 'profile.md'}\n"
+        f"pictures:     {folder / 'bias'}\n"
+        f"TensorBoard:  tensorboard --logdir {folder}"
+    )
+
+
+def train_all(
+    architectures: Mapping[str, Architecture], data: DataConfig, recipe: Recipe, folder: Path, seeds: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Train every architecture with every seed, one seed after the other, under one progress bar."""
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in architectures}
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("retraining", total=seeds * len(architectures) * recipe.epochs)
+        for seed in range(seeds):
+            for name, architecture in architectures.items():
+                progress.update(task, description=f"{name}, seed {seed}")
+                target = folder / name.replace(" ", "-") / f"seed-{seed}"
+                advance = Advance(lambda: progress.advance(task))
+                results[name].append(
+                    retrain(architecture, data, replace(recipe, seed=seed), target, callbacks=[advance], progress=False)
+                )
+    return results
+
+
+def spread(values: list[float], unit: str) -> str:
+    """Mean ± standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{deviation} {unit}"

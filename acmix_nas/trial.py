@@ -1,0 +1,176 @@
+"""One trial of an NNI experiment, and the same without NNI: `python -m acmix_nas.trial search|evaluate`.
+
+A trial writes its own parameters and its result into its folder, and later steps read these: with several trials at a time,
+NNI's records bind parameters to the wrong ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import nni
+import pytorch_lightning as pl
+import typer
+from torch.utils.tensorboard import SummaryWriter
+
+from acmix_nas.config import SearchConfig
+from acmix_nas.cost import CostTable
+from acmix_nas.data import DataConfig, ImageData
+from acmix_nas.errors import UserError
+from acmix_nas.experiment import link_for_web_page
+from acmix_nas.files import new_folder, provenance, read_json, save_tensors, write_json
+from acmix_nas.options import from_parameters, options
+from acmix_nas.search import describe, judge, load_supernet, make_space, search, train_supernet
+from acmix_nas.terminal import app, run
+from acmix_nas.train import Recipe
+
+Check = Annotated[Path | None, typer.Option(help="only check the options and this search space (a JSON file), and stop")]
+Output = Annotated[Path | None, typer.Option(help="folder to write into; by default NNI's, or a new runs/trial-N")]
+
+trial = app("One trial of an NNI experiment. Its parameters come from NNI, where there is one, over its options.")
+
+
+class Reporter(pl.Callback):
+    """Sends an epoch's numbers to NNI's page."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        default = numbers.get("val_accuracy", numbers.get("train_accuracy"))
+        if default is not None:
+            report("intermediate", {"default": default, **{k: v for k, v in numbers.items() if "/" not in k}})
+            print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: " + ", ".join(
+                f"{k} {v:.4f}" for k, v in numbers.items()), flush=True)  # fmt: skip
+
+
+def report(kind: str, content: Mapping[str, Any]) -> None:
+    """Report to NNI, where a trial runs under it."""
+    if "NNI_TRIAL_JOB_ID" in os.environ:
+        getattr(nni, f"report_{kind}_result")(dict(content))
+
+
+def begin(output: Path | None) -> tuple[Path, dict[str, Any]]:
+    """The trial's folder and its parameters; none without NNI."""
+    if "NNI_TRIAL_JOB_ID" in os.environ:
+        folder = output or Path(os.environ["NNI_OUTPUT_DIR"])
+        parameters = nni.get_next_parameter()
+        link_for_web_page(folder)
+        return folder, parameters
+    return output or new_folder(Path("runs"), "trial"), {}
+
+
+def end(folder: Path, parameters: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    """Write what the trial received and found, then tell NNI."""
+    about = {
+        "trial": os.environ.get("NNI_TRIAL_JOB_ID"),
+        "sequence": int(os.environ.get("NNI_TRIAL_SEQ_ID", 0)),
+        "parameters": dict(parameters),
+    }
+    write_json(folder / "result.json", {**provenance(), **result, **about})
+    report("final", {"default": result["metric"], **parameters, "seconds": result["seconds"]})
+    print(f"metric {result['metric']:.4f} in {result['seconds']} s; results in {folder}")
+
+
+@trial.command("search")
+@options(SearchConfig, DataConfig, Recipe)
+def search_trial(
+    searchconfig: SearchConfig, dataconfig: DataConfig, recipe: Recipe, output: Output = None, check: Check = None
+) -> None:
+    """One search; NNI's parameters are options of it, such as seed and penalty."""
+
+    def configured(parameters: Mapping[str, Any]) -> SearchConfig:
+        groups = from_parameters(parameters, searchconfig, dataconfig, recipe)
+        return dataclasses.replace(groups[0], data=groups[1], recipe=groups[2])
+
+    if check is not None:
+        for parameters in corners(read_json(check, "search space")):
+            config = configured(parameters)
+        make_space(config, ImageData(config.data).num_classes)
+        return
+    folder, parameters = begin(output)
+    end(folder, parameters, search(configured(parameters), folder, callbacks=[Reporter()], progress=False, resume=True))
+
+
+def corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Settings in which every value of every choice occurs once; other types are left to NNI."""
+    choices = {name: entry["_value"] for name, entry in space.items() if entry["_type"] == "choice"}
+    most = max((len(values) for values in choices.values()), default=1)
+    other = {name: entry["_value"][0] for name, entry in space.items() if entry["_type"] != "choice"}
+    return [{**other, **{name: values[min(i, len(values) - 1)] for name, values in choices.items()}} for i in range(most)]
+
+
+@trial.command()
+@options(SearchConfig, DataConfig, Recipe)
+def evaluate(
+    searchconfig: SearchConfig, dataconfig: DataConfig, recipe: Recipe,
+    supernet: Annotated[
+        Path | None, typer.Option(help="folder of the supernet, which the first trial trains; beside the trials by default")
+    ] = None,
+    output: Output = None, check: Check = None,
+) -> None:  # fmt: skip
+    """One architecture, with the weights of a supernet; NNI's parameters are the operators by slot.
+
+    The supernet is trained by uniform sampling of single paths; the options say how.
+    """
+    config = dataclasses.replace(searchconfig, strategy="random", data=dataconfig, recipe=recipe)
+    if check is not None:
+        check_slots(config, read_json(check, "search space"))
+        return
+    start = perf_counter()
+    folder, parameters = begin(output)
+    config, data, space = shared_supernet(config, supernet or folder.parent / "supernet")
+    choice = parameters or {slot.name: config.candidates[0] for slot in space.slots}
+    network, accuracy = judge(space, choice, data)
+    size = (data.in_chans, data.image_size, data.image_size)
+    table = CostTable.of(space.backbone, space.slots, config.candidates, size)
+    metric = {"inherited_val_accuracy": accuracy, **table.of_architecture(choice)}
+    describe(config, data, choice, metric=metric).save(folder / "architecture.json")
+    save_tensors(folder / "network.pt", network.state_dict())
+    with SummaryWriter(folder / "tensorboard") as writer:
+        for name, value in metric.items():
+            writer.add_scalar(name, value)
+    seconds = round(perf_counter() - start, 2)
+    end(folder, choice, {"architecture": "architecture.json", "metric": accuracy, **metric, "seconds": seconds})
+
+
+def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
+    """Whether a search space of NNI's has one choice per slot, among the candidates.
+
+    Raises:
+        UserError: naming the slot.
+    """
+    names = [slot.name for slot in make_space(config, ImageData(config.data).num_classes).slots]
+    for name, entry in space.items():
+        if name not in names:
+            raise UserError(f"search space: {name!r} is no slot of {config.backbone}; its slots are {', '.join(names)}")
+        strange = [value for value in entry["_value"] if value not in config.candidates]
+        if entry["_type"] != "choice" or strange:
+            raise UserError(f"search space: slot {name!r} must be a choice among {', '.join(config.candidates)}; got {entry}")
+    missing = [name for name in names if name not in space]
+    if missing:
+        raise UserError(f"search space: slot {missing[0]!r} of {config.backbone} is missing")
+
+
+def shared_supernet(config: SearchConfig, folder: Path) -> tuple[SearchConfig, ImageData, Any]:
+    """The supernet of the experiment: one trial trains it, the others wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        data = ImageData(config.data, config.recipe.seed)
+        if (folder / "supernet.pt").exists():
+            trained = SearchConfig.load(folder)
+            if dataclasses.asdict(trained) != dataclasses.asdict(config):
+                raise UserError(f"supernet {str(folder)!r} was trained with other options; give another folder")
+        else:
+            space = make_space(config, data.num_classes)
+            train_supernet(config, data, space, folder, callbacks=[Reporter()], progress=False, resume=True)
+    return load_supernet(folder, data)
+
+
+if __name__ == "__main__":
+    run(trial)
