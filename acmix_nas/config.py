@@ -59,6 +59,8 @@ class SearchConfig:
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
+        for name in ("candidates", "slots"):  # lists, where they come from a file
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.strategy not in STRATEGIES:
             raise one_of("strategy", self.strategy, STRATEGIES)
         if self.penalty and self.strategy != "darts":

@@ -63,6 +63,9 @@ class DataConfig:
     std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
 
     def __post_init__(self) -> None:
+        for name in ("scale", "mean", "std"):  # lists, where they come from a file
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for field, least in (("image_size", 8), ("batch_size", 1), ("workers", 0)):
             if getattr(self, field) < least:
                 raise UserError(f"{field} must be at least {least}; got {field}={getattr(self, field)}")

@@ -18,7 +18,7 @@ from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from rich.console import Console
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import BiasLogger
@@ -29,8 +29,8 @@ from acmix_nas.derive import inherit, most_likely
 from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, save_tensors, write_json
 from acmix_nas.search_spaces import HybridSpace, MixedSlot, SampledSlot
-from acmix_nas.strategies import DARTS
-from acmix_nas.train import Classification, evaluate, quiet, recalibrate, running, seed_all, trainer_options
+from acmix_nas.strategies import DARTS, in_order
+from acmix_nas.train import Classification, Recipe, evaluate, quiet, recalibrate, running, seed_all, trainer_options
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
 
@@ -66,13 +66,29 @@ def describe(config: SearchConfig, data: ImageData, choice: Mapping[str, str], *
 
 
 class SearchTask(Classification, LightningModule):
-    """The classifier as NNI's evaluators want it: the space is NNI's `model`."""
+    """The classifier as NNI's evaluators want it: the space is NNI's `model`.
+
+    Args:
+        alternating: whether steps with an even index are the architecture's, on the search-validation part, as NNI's
+            differentiable strategies number them. What is logged of them is called `val_…`.
+    """
+
+    def __init__(self, recipe: Recipe, num_classes: int, steps_per_epoch: int, alternating: bool) -> None:
+        super().__init__(recipe, num_classes, steps_per_epoch)
+        self.alternating, self.held_out = alternating, False
 
     @property
     def network(self) -> nn.Module:
         model = self.model
         assert isinstance(model, nn.Module)
         return model
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        self.held_out = self.alternating and batch_idx % 2 == 0
+        return super().training_step(batch, batch_idx)
+
+    def _record(self, part: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        super()._record("val" if part == "train" and self.held_out else part, loss, logits, labels)
 
 
 def train_supernet(
@@ -110,7 +126,7 @@ def train_supernet(
     train = data.train_dataloader()
     held_out = data.val_dataloader() if config.strategy == "random" else data.search_dataloader()
     steps = len(train) if config.strategy == "random" else max(len(train), len(held_out))
-    task = SearchTask(config.recipe, data.num_classes, steps)
+    task = SearchTask(config.recipe, data.num_classes, steps, alternating=config.strategy != "random")
     bias = BiasLogger(folder, network=lambda: space.backbone, every=config.recipe.epochs)
     options = trainer_options(folder, config.recipe, [bias, *callbacks], progress, monitor=None)
     if config.strategy != "random":
@@ -121,6 +137,8 @@ def train_supernet(
         if last.exists():
             evaluator.fit_kwargs["ckpt_path"] = str(last)
         evaluator = strategy.mutate_evaluator(evaluator)
+        if config.strategy in ("gumbel", "proxyless"):
+            evaluator.module.arch_parameters = lambda: in_order(evaluator.module)
         # NNI would report its own idea of a metric to the experiment, under the trial's name.
         evaluator.module._final_report = lambda: None
         evaluator.evaluate(space)
@@ -129,7 +147,7 @@ def train_supernet(
 
 @contextmanager
 def quiet_nni() -> Iterator[None]:
-    """Silences what NNI says of loaders that it would have to send to other machines, and of validation, which DARTS has not."""
+    """Silences what NNI says of loaders that it would have to send elsewhere, and of validation, which DARTS has not."""
     logger = logging.getLogger("nni.nas.evaluator.pytorch.lightning")
     level = logger.level
     with warnings.catch_warnings():

@@ -1,5 +1,5 @@
 """Strategies for NNI that know the shared supernet."""
 
-from acmix_nas.strategies.darts import DARTS
+from acmix_nas.strategies.darts import DARTS, in_order
 
-__all__ = ["DARTS"]
+__all__ = ["DARTS", "in_order"]

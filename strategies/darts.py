@@ -9,14 +9,14 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from nni.nas.strategy import DARTS as NniDARTS
 from pytorch_lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from acmix_nas.cost import MEASURES, CostTable
 from acmix_nas.errors import UserError, one_of
 from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
 
-__all__ = ["DARTS"]
+__all__ = ["DARTS", "in_order"]
 
 
 class DARTS(NniDARTS):
@@ -93,6 +93,16 @@ class CostPenalty:
         return loss + self.weight * expected, {f"expected_{self.cost}": expected.item()}
 
 
+def in_order(module: DartsLightningModule) -> list[nn.Parameter]:
+    """The architecture's parameters in the order of the slots.
+
+    NNI gives them as a set, so their order differs from run to run, while a checkpoint restores the state of an optimizer by
+    the order of its parameters.
+    """
+    slots = [slot for slot in module.supernet_modules() if isinstance(slot, MixedSlot)]
+    return list(dict.fromkeys(parameter for slot in slots for parameter in slot.arch_parameters()))
+
+
 class DartsModule(DartsLightningModule):
     """NNI's search loop, with our penalty, and a log of how decided the search is."""
 
@@ -112,6 +122,9 @@ class DartsModule(DartsLightningModule):
             candidates = self.penalty.slots[0].candidates.names
             self.penalty.table = CostTable.of(self.model.backbone, self.model.slots, candidates, images.shape[1:])
         return super().training_step(batch, batch_idx)
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        return in_order(self)
 
     def log_probs(self, probs: dict[str, dict[str, float]]) -> None:
         """Mean entropy over the slots, in units of the largest possible one: 1 is undecided, 0 decided."""

@@ -26,7 +26,8 @@ SLOTS = {"layer1.0.conv2": "conv", "layer2.0.conv2": "acmix_local", "layer3.0.co
 def architecture() -> Architecture:
     return Architecture(
         "resnet14t", SLOTS, CANDIDATES, {"channels": [8, 8, 16, 16]}, ("layer*",), seed=3,
-        data={"name": "digits", "num_classes": 3}, metric={"val_accuracy": 0.9}, probabilities={name: {"conv": 1.0} for name in SLOTS},
+        data={"name": "digits", "num_classes": 3}, metric={"val_accuracy": 0.9},
+        probabilities={name: {"conv": 1.0} for name in SLOTS},
     )  # fmt: skip
 
 

@@ -1,0 +1,142 @@
+"""A search from configuration to files, with every strategy; interrupted and continued, it ends as if it had not been."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from acmix_nas import build
+from acmix_nas.architecture import Architecture
+from acmix_nas.bias import read_history
+from acmix_nas.config import STRATEGIES, SearchConfig
+from acmix_nas.data import DataConfig, ImageData
+from acmix_nas.errors import UserError
+from acmix_nas.files import read_json
+from acmix_nas.search import judge, load_supernet, make_space, search
+from acmix_nas.train import Recipe
+from tests.small import SLOTS
+
+DATA = DataConfig(image_size=16, batch_size=128)
+
+
+def config(**changes: Any) -> SearchConfig:
+    recipe = Recipe(epochs=changes.pop("epochs", 2), seed=changes.pop("seed", 0))
+    base = SearchConfig(
+        "resnet14t", {"channels": [8, 8, 16, 16]}, slots=("layer*",), arc_learning_rate=0.05, samples=3,
+        data=DATA, recipe=recipe,
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return ImageData(DATA)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_leaves_an_architecture_that_works(strategy: str, tmp_path: Path, data: ImageData) -> None:
+    result = search(config(strategy=strategy), tmp_path, progress=False)
+    architecture = Architecture.load(tmp_path / "architecture.json")
+    assert sorted(architecture.slots) == SLOTS
+    assert architecture.metric["inherited_val_accuracy"] == result["metric"] > 0.1
+    assert (strategy == "random") == (not architecture.probabilities)
+    for row in architecture.probabilities.values():
+        assert math.isclose(sum(row.values()), 1.0, abs_tol=1e-5)
+    # The weights that it inherits fit, and give the accuracy that is reported.
+    network = build(tmp_path / "architecture.json", weights=tmp_path / "network.pt").eval()
+    with torch.no_grad():
+        right = sum(int((network(x).argmax(1) == y).sum()) for x, y in data.val_dataloader())
+    assert right / 359 == pytest.approx(result["metric"], abs=0.01)
+    history = read_history(tmp_path / "history.csv")
+    assert {o.epoch for o in history} == {0, 1, 2}
+    assert len(history) == 3 * 4 * 3
+
+
+def test_the_same_seed_gives_the_same_search(tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        search(config(epochs=2), tmp_path / name, progress=False)
+        files.append(torch.load(tmp_path / name / "supernet.pt", weights_only=True))
+    assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+    search(config(epochs=2, seed=1), tmp_path / "c", progress=False)
+    other = torch.load(tmp_path / "c" / "supernet.pt", weights_only=True)
+    assert not all(torch.equal(files[0][key], other[key]) for key in files[0])
+
+
+class Interrupt(pl.Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 2 and trainer.fit_loop.epoch_loop.batch_idx == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("strategy", ["darts", "gumbel", "random"])
+def test_killed_and_continued_equals_uninterrupted(strategy: str, tmp_path: Path) -> None:
+    settings = config(epochs=4, strategy=strategy, penalty=0.1 if strategy == "darts" else 0.0)
+    whole = search(settings, tmp_path / "whole", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        search(settings, tmp_path / "cut", callbacks=[Interrupt()], progress=False)
+    assert not (tmp_path / "cut" / "supernet.pt").exists()
+    with pytest.raises(UserError, match="holds an unfinished search; resume it"):
+        search(settings, tmp_path / "cut", progress=False)
+    with pytest.raises(UserError, match="of other settings"):
+        search(dataclasses.replace(settings, arc_warmup=0), tmp_path / "cut", progress=False, resume=True)
+    continued = search(settings, tmp_path / "cut", progress=False, resume=True)
+    assert continued["metric"] == whole["metric"]
+    states = [torch.load(tmp_path / name / "supernet.pt", weights_only=True) for name in ("whole", "cut")]
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, atol=0, rtol=0, msg=key)
+    assert read_history(tmp_path / "cut" / "history.csv") == read_history(tmp_path / "whole" / "history.csv")
+
+
+def test_a_finished_search_is_not_overwritten(tmp_path: Path) -> None:
+    search(config(epochs=2), tmp_path, progress=False)
+    for resume in (False, True):
+        with pytest.raises(UserError, match="holds a finished search"):
+            search(config(epochs=2), tmp_path, progress=False, resume=resume)
+
+
+def test_a_supernet_comes_back_and_judges(tmp_path: Path, data: ImageData) -> None:
+    search(config(strategy="random", epochs=3), tmp_path, progress=False)
+    loaded, _, space = load_supernet(tmp_path, data)
+    assert loaded == config(strategy="random", epochs=3)
+    before = {key: value.clone() for key, value in space.state_dict().items()}
+    choice = Architecture.load(tmp_path / "architecture.json").slots
+    _, accuracy = judge(space, choice, data)
+    assert accuracy == pytest.approx(read_json(tmp_path / "result.json", "result")["metric"], abs=0.02)
+    assert all(torch.equal(value, before[key]) for key, value in space.state_dict().items())
+
+
+def test_a_penalty_makes_the_found_network_cheaper(tmp_path: Path) -> None:
+    costs = [
+        search(config(penalty=penalty, epochs=4), tmp_path / str(penalty), progress=False)["macs"] for penalty in (0.0, 50.0)
+    ]
+    assert costs[1] < costs[0]
+
+
+def test_the_seed_gives_the_weights() -> None:
+    a, b = (make_space(config(), 10).state_dict() for _ in range(2))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategy": "dart"}, "strategy must be one of darts, gumbel, proxyless, random; got 'dart'"),
+        ({"strategy": "gumbel", "penalty": 0.1}, "penalty needs strategy darts"),
+        ({"arc_warmup": 2}, "arc_warmup must be from 0 to below epochs=2"),
+        ({"arc_learning_rate": 0.0}, "arc_learning_rate must be positive"),
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"recipe": Recipe(ema_decay=0.9)}, "ema_decay must be 0 in a search"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config(**changes)
