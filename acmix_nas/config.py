@@ -52,7 +52,7 @@ class SearchConfig:
     strategy: str = "darts"
     penalty: float = 0.0
     cost: str = "macs"
-    arc_learning_rate: float = 1e-2
+    arc_learning_rate: float = 3e-2
     arc_warmup: int = 1
     samples: int = 16
     data: DataConfig = field(default_factory=DataConfig)
@@ -63,6 +63,8 @@ class SearchConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.strategy not in STRATEGIES:
             raise one_of("strategy", self.strategy, STRATEGIES)
+        if not self.penalty >= 0:
+            raise UserError(f"penalty must be a number of 0 or more; got {self.penalty!r}")
         if self.penalty and self.strategy != "darts":
             raise UserError(f"penalty needs strategy darts, whose cost has a gradient; got strategy={self.strategy!r}")
         if self.recipe.ema_decay:

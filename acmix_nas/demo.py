@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from acmix_nas import profile as profiling
 from acmix_nas.architecture import Architecture, build
@@ -33,16 +35,6 @@ def references(architecture: Architecture) -> dict[str, Architecture]:
     """The same backbone with one operator everywhere: convolution, attention, and ACmix on that attention."""
     attention = next((op for op in architecture.candidates if OperatorName.parse(op).attention == op), "local")
     return {f"all {operator}": architecture.uniform(operator) for operator in ("conv", attention, f"acmix_{attention}")}
-
-
-class Advance(pl.Callback):
-    """Tells how far a training has come."""
-
-    def __init__(self, advance: Callable[[], None]) -> None:
-        self.advance = advance
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
-        self.advance()
 
 
 def demo(config: Path, folder: Path, seeds: int, timeout: float) -> None:
@@ -104,20 +96,40 @@ def demo(config: Path, folder: Path, seeds: int, timeout: float) -> None:
 def train_all(
     architectures: Mapping[str, Architecture], data: DataConfig, recipe: Recipe, folder: Path, seeds: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Train every architecture with every seed, one seed after the other, under one progress bar."""
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in architectures}
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("retraining", total=seeds * len(architectures) * recipe.epochs)
-        for seed in range(seeds):
-            for name, architecture in architectures.items():
-                progress.update(task, description=f"{name}, seed {seed}")
-                target = folder / name.replace(" ", "-") / f"seed-{seed}"
-                advance = Advance(lambda: progress.advance(task))
-                results[name].append(
-                    retrain(architecture, data, replace(recipe, seed=seed), target, callbacks=[advance], progress=False)
-                )
-    return results
+    """Train every architecture with every seed: on the CPU a process per core, since so small networks use one thread best."""
+    threads = torch.get_num_threads()
+    workers = 1 if torch.cuda.is_available() else min(threads, seeds * len(architectures))
+    jobs = [(name, seed) for seed in range(seeds) for name in architectures]
+    results: dict[tuple[str, int], dict[str, Any]] = {}
+    pool = ProcessPoolExecutor(
+        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)
+    )  # fmt: skip
+    columns = (
+        TextColumn("retraining"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
+    with pool, Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(jobs))
+        futures = {}
+        for name, seed in jobs:
+            target = folder / name.replace(" ", "-") / f"seed-{seed}"
+            futures[pool.submit(train_one, architectures[name], data, replace(recipe, seed=seed), target)] = (name, seed)
+        try:
+            for future in as_completed(futures):
+                results[futures[future]] = future.result()
+                progress.update(task, advance=1, description=f"last: {futures[future][0]}, seed {futures[future][1]}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {name: [results[name, seed] for seed in range(seeds)] for name in architectures}
+
+
+def train_one(architecture: Architecture, data: DataConfig, recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """One training, in a process of its own."""
+    return retrain(architecture, data, recipe, folder, progress=False)
 
 
 def spread(values: list[float], unit: str) -> str:

@@ -16,11 +16,12 @@ from torch.export import Dim, ExportedProgram
 
 from acmix_nas.errors import UserError
 from acmix_nas.files import provenance
+from acmix_nas.terminal import BrokenRun
 
 __all__ = ["ParityError", "export_onnx", "export_program"]
 
 
-class ParityError(RuntimeError):
+class ParityError(BrokenRun):
     """What was exported computes something else than the network."""
 
 
@@ -62,7 +63,7 @@ def export_onnx(
         model = exported.model
         for node in model.graph:
             for key in [key for key in node.metadata_props if key.startswith("pkg.torch")]:
-                del node.metadata_props[key]  # stack traces: half of the file, and the paths of the machine
+                del node.metadata_props[key]  # the exporter's notes on its own work, a quarter of a small file
         model.metadata_props.update({key: _text(value) for key, value in provenance().items()})
         exported.save(temporary, external_data=False)
 

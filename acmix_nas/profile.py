@@ -265,10 +265,10 @@ class TensorMemory(TorchDispatchMode):
 
 
 def table(profiles: Sequence[Profile], extra: Extra = None) -> Table:
-    """The networks side by side, one row each.
+    """The networks side by side, a column each, which fits a terminal.
 
     Args:
-        extra: more columns in front, such as {"test accuracy": {"found": "97.2 ± 0.3 %"}}.
+        extra: more figures in front, such as {"test accuracy": {"found": "97.2 ± 0.3 %"}}.
 
     Raises:
         UserError: for no profiles, profiles of several runs of `profile`, or an extra cell of an unknown network.
@@ -362,11 +362,12 @@ def _stage_columns(profiles: Sequence[Profile]) -> dict[str, list[str]]:
 
 
 def _rich(columns: Mapping[str, Sequence[str]]) -> Table:
-    shown = Table()
-    for header in columns:
-        shown.add_column(escape(header), justify="left" if header == "network" else "right")
-    for row in zip(*columns.values(), strict=True):
-        shown.add_row(*map(escape, row))
+    shown = Table("")
+    for name in columns["network"]:
+        shown.add_column(escape(name), justify="right")
+    for header, cells in columns.items():
+        if header != "network":
+            shown.add_row(escape(header), *map(escape, cells))
     return shown
 
 
@@ -377,7 +378,7 @@ def _markdown(columns: Mapping[str, Sequence[str]]) -> list[str]:
 
 def _digits(value: float) -> str:
     """Three significant digits, or all before the point."""
-    decimals = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    decimals = max(0, 2 - math.floor(math.log10(float(f"{value:.3g}")))) if value > 0 else 0
     return f"{value:.{decimals}f}"
 
 

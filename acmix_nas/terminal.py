@@ -1,17 +1,15 @@
-"""How commands end: a mistake of the user's in one line and status 2, a broken run in status 1, Ctrl-C in 130."""
+"""How commands talk and end: a mistake of the user's in one line and status 2, a broken run in status 1."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
-import click
 import typer
 from rich.console import Console
 
 from acmix_nas.errors import UserError
 
-__all__ = ["app", "console", "run"]
+__all__ = ["BrokenRun", "app", "console", "run"]
 
 console = Console(stderr=True, highlight=False)
 """Where commands talk to a person; results that another program reads go to standard output."""
@@ -29,19 +27,13 @@ def app(text: str) -> typer.Typer:
     )  # fmt: skip
 
 
-def run(application: Any) -> None:
-    """Run an application and end the process."""
+def run(application: typer.Typer) -> None:
+    """Run an application and end the process; typer itself says what is wrong with an option, with status 2."""
     try:
-        application(standalone_mode=False)
+        application()
     except UserError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
     except BrokenRun as error:
         console.print(f"failed: {error}", markup=False, soft_wrap=True)
         sys.exit(1)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        console.print("stopped")
-        sys.exit(130)

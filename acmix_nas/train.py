@@ -59,15 +59,21 @@ class Recipe:
     """How a network is trained. The defaults suit a thousand small images.
 
     Args:
+        epochs: how often every training image is seen.
         optimizer: any of timm's names. Weight decay leaves out biases, norms and scalars such as α and β.
+        lr: learning rate at its peak.
+        weight_decay: as the optimizer understands it.
         momentum: of the optimizers that have one.
         schedule: "cosine", "tanh", "poly" (a straight line) or "none", stepped after every update.
         warmup_epochs: of the epochs, in which the rate rises to `lr`.
+        min_lr: where the schedule ends.
+        label_smoothing: share of a label that goes to all classes.
         mixup: α of Mixup; 0 is off.
         cutmix: α of CutMix; 0 is off.
         ema_decay: of the average of the weights, which is then what is evaluated and kept; 0 is off.
         clip_grad: largest norm of the gradient.
         precision: "32-true", "bf16-mixed" or "16-mixed".
+        seed: of the weights, the order of the images and their augmentation.
 
     Raises:
         UserError: where a value has no meaning; the message names it.

@@ -68,13 +68,15 @@ def test_counts_agree_with_the_cost_table_and_the_network() -> None:
     assert counted.parameters == sum(p.numel() for p in build(ARCHITECTURE, 5).parameters())
 
 
-def test_stages_of_the_network_add_up() -> None:
-    architecture = Architecture("resnet26", {f"layer{i}.{j}.conv2": "acmix_local" for i in (1, 2) for j in (0, 1)},
-                                SEVEN, pattern=("layer1.*", "layer2.*"))  # fmt: skip
-    counted = count(architecture, 32)
+def test_stages_of_the_network_are_sums_of_their_slots() -> None:
+    choice = {f"layer{i}.{j}.conv2": operator for i in (1, 2) for j, operator in enumerate(("acmix_local", "conv"))}
+    patterns = ("layer1.*", "layer2.*")
+    counted = count(Architecture("resnet26", choice, SEVEN, pattern=patterns), 32)
+    backbone = timm.create_model("resnet26")
+    costs = CostTable.of(backbone, find_slots(backbone, patterns), SEVEN, (3, 32, 32)).costs
     assert list(counted.stages) == ["layer1", "layer2"]
-    assert sum(cost.stage1 for cost in counted.stages.values()) == counted.stage1
-    assert sum(cost.stage2 for cost in counted.stages.values()) == counted.stage2
+    for stage, cost in counted.stages.items():
+        assert cost.macs == sum(costs[slot][operator].macs for slot, operator in choice.items() if slot.startswith(stage))
 
 
 def test_a_module_of_the_users_can_be_counted() -> None:

@@ -55,15 +55,15 @@ class WindowPath(Path):
         qkv = F.pad(qkv, (0, 0, 0, columns.padding, 0, rows.padding))
         if rows.shift or columns.shift:
             qkv = qkv.roll((-rows.shift, -columns.shift), dims=(1, 2))
-        qkv = qkv.reshape(len(q), rows.number, rows.window, columns.number, columns.window, 3, self.heads, -1)
+        qkv = qkv.reshape(q.shape[0], rows.number, rows.window, columns.number, columns.window, 3, self.heads, -1)
         qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)  # (3, B, rows, columns, N, K, K, D)
         shape = qkv.shape
         qkv = qkv.reshape(3, -1, self.heads, rows.window * columns.window, shape[-1])
 
-        out = attend(qkv[0], qkv[1], qkv[2], self._mask(rows, columns, len(q), q.device))
+        out = attend(qkv[0], qkv[1], qkv[2], self._mask(rows, columns, q.shape[0], q.device))
 
         out = out.reshape(shape[1:]).permute(0, 1, 4, 2, 5, 3, 6)
-        out = out.reshape(len(q), rows.number * rows.window, columns.number * columns.window, self.channels)
+        out = out.reshape(q.shape[0], rows.number * rows.window, columns.number * columns.window, self.channels)
         if rows.shift or columns.shift:
             out = out.roll((rows.shift, columns.shift), dims=(1, 2))
         return out[:, : height : self.stride, : width : self.stride].permute(0, 3, 1, 2)

@@ -1,0 +1,199 @@
+"""The command line: every kind of bad input ends in one line and status 2, loses nothing and overwrites nothing."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from acmix_nas.architecture import Architecture, build
+from acmix_nas.cli import main
+
+ROOT = Path(__file__).parent.parent
+SLOTS = {"layer1.0.conv2": "conv", "layer2.0.conv2": "acmix_local", "layer3.0.conv2": "local", "layer4.0.conv2": "conv"}
+
+
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run a command line in an empty folder, in this process; gives what it prints for a person."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def run_line(*arguments: str, status: int = 2) -> str:
+        monkeypatch.setattr(sys, "argv", ["acmix-nas", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert (ended.value.code or 0) == status, said.err
+        return said.err if status else said.out
+
+    return run_line
+
+
+def one_line(said: str, *parts: str) -> None:
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1, said
+    assert all(part in said for part in parts), said
+
+
+@pytest.fixture
+def architecture(tmp_path: Path) -> Path:
+    data = {"name": "digits", "num_classes": 10, "image_size": 16}
+    found = Architecture(
+        "resnet14t", SLOTS, ["conv", "local", "acmix_local"], {"channels": [8, 8, 16, 16]}, ("layer*",), data=data
+    )  # fmt: skip
+    return found.save(tmp_path / "architecture.json")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    content = yaml.safe_load((ROOT / "experiments" / "digits-darts.yml").read_text())
+    file = tmp_path / "experiment.yml"
+    file.write_text(yaml.safe_dump({**content, "trialCodeDirectory": str(tmp_path)}))
+    return file
+
+
+def changed(config: Path, old: str, new: str) -> Path:
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    return config
+
+
+def test_missing_config(call: Call) -> None:
+    one_line(call("experiment", "none.yml"), "none.yml")
+
+
+def test_unknown_operator_in_a_config(call: Call, config: Path, tmp_path: Path) -> None:
+    changed(config, "conv,local,acmix_local", "conv,locl")
+    one_line(call("experiment", config.name), "operator must be conv, local, window, global", "'locl'")
+    assert not (tmp_path / "nni-experiments").exists()
+
+
+def test_unknown_parameter_in_a_config(call: Call, config: Path) -> None:
+    changed(config, "penalty:", "penality:")
+    one_line(call("experiment", config.name), "'penality' is no option")
+
+
+@pytest.fixture
+def busy_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_busy_port(call: Call, config: Path, busy_port: int) -> None:
+    one_line(call("experiment", config.name, "--port", str(busy_port)), str(busy_port))
+
+
+@pytest.mark.parametrize("command", [["retrain"], ["profile"], ["export-onnx"]])
+def test_corrupt_architecture(call: Call, command: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "architecture.json"
+    file.write_text('{"format": "acmix-nas architecture", "slots":')
+    before = sorted(tmp_path.rglob("*"))
+    arguments = [*command, "architecture.json", *(["out.onnx"] if command == ["export-onnx"] else [])]
+    one_line(call(*arguments), "architecture 'architecture.json' is not JSON")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_architecture_of_another_backbone(call: Call, architecture: Path) -> None:
+    content = json.loads(architecture.read_text())
+    architecture.write_text(json.dumps({**content, "backbone": "resnet18"}))
+    one_line(call("profile", "architecture.json"), "slot")
+
+
+def test_backbone_without_convolutions(call: Call) -> None:
+    done = call("search", "--backbone", "vit_tiny_patch16_224", "--output", "run")
+    one_line(done, "VisionTransformer has no dense 3×3 convolution")
+
+
+def test_unknown_backbone(call: Call) -> None:
+    one_line(call("search", "--backbone", "resnet1O", "--output", "run"), "backbone", "'resnet1O'")
+
+
+def test_empty_image_folder(call: Call, architecture: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    done = call("retrain", architecture.name, "--data", "images", "--output", "run")
+    one_line(done, "'images'", "image")
+
+
+def test_broken_image(call: Call, architecture: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(10):
+            Image.new("RGB", (16, 16)).save(tmp_path / "images" / name / f"{i}.png")
+    (tmp_path / "images" / "a" / "3.png").write_bytes(b"no image")
+    done = call(
+        "retrain", architecture.name, "--data", "images", "--epochs", "1", "--output", "run"
+    )  # fmt: skip
+    assert done.splitlines()[-1].startswith("error: ")
+    assert "3.png" in done.splitlines()[-1]
+
+
+def test_a_result_is_not_overwritten(call: Call, architecture: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "result.json").write_text("{}")
+    done = call("retrain", architecture.name, "--output", "run", "--epochs", "1")
+    one_line(done, "'run'", "another folder")
+    assert [file.name for file in run.iterdir()] == ["result.json"]
+
+
+def test_resume_needs_to_know_what(call: Call, architecture: Path) -> None:
+    one_line(call("retrain", architecture.name, "--resume"), "--resume needs --output")
+
+
+def test_warm_needs_weights(call: Call, architecture: Path) -> None:
+    one_line(call("retrain", architecture.name, "--warm", "--output", "run"), "--warm needs weights")
+
+
+def test_unknown_experiment(call: Call) -> None:
+    one_line(call("export", "nothing"), "nothing")
+
+
+def test_experiment_of_nothing(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    one_line(call("export", "empty"), "empty")
+
+
+def test_bias_of_a_folder_without_history(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    one_line(call("bias", "run", "--output", "out"), "history.csv")
+
+
+def test_onnx_is_not_overwritten(call: Call, architecture: Path, tmp_path: Path) -> None:
+    torch.save(build(architecture).state_dict(), tmp_path / "network.pt")
+    (tmp_path / "out.onnx").write_text("precious")
+    one_line(call("export-onnx", architecture.name, "out.onnx"), "out.onnx")
+    assert (tmp_path / "out.onnx").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["search", "experiment", "export", "retrain", "evaluate", "profile", "bias", "export-onnx", "demo"],
+)
+def test_every_command_has_help(call: Call, command: str) -> None:
+    assert len(call(command, "--help", status=0).splitlines()) > 8
+
+
+def test_unknown_options_are_named(call: Call) -> None:
+    assert "--epoch" in call("search", "--epoch", "3")
+
+
+def test_the_console_script_ends_the_same_way(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("acmix-nas")
+    done = subprocess.run([script, "export", "nothing"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    one_line(done.stderr, "nothing")

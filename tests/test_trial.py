@@ -1,0 +1,128 @@
+"""The trial runs with and without NNI, writes what it received and found, and checks a search space before a start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from acmix_nas.architecture import Architecture
+from acmix_nas.bias import read_history
+from acmix_nas.config import SearchConfig
+from acmix_nas.data import DataConfig, ImageData
+from acmix_nas.errors import UserError
+from acmix_nas.experiment import read_results
+from acmix_nas.files import read_json
+from acmix_nas.train import Recipe
+from acmix_nas.trial import check_slots, corners, shared_supernet
+from tests.small import SLOTS
+
+OPTIONS = [
+    "--backbone", "resnet14t", "--backbone-args", "channels=[8,8,16,16]", "--slots", "layer*",
+    "--image-size", "16", "--batch-size", "128", "--epochs", "2",
+]  # fmt: skip
+CONFIG = SearchConfig(
+    "resnet14t", {"channels": [8, 8, 16, 16]}, slots=("layer*",), strategy="random",
+    data=DataConfig(image_size=16, batch_size=128), recipe=Recipe(epochs=2),
+)  # fmt: skip
+SPACE = {slot: {"_type": "choice", "_value": ["conv", "local", "acmix_local"]} for slot in SLOTS}
+
+
+def trial(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "acmix_nas.trial", *arguments], capture_output=True, text=True, check=False,
+        env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+
+
+def test_a_search_runs_without_nni(tmp_path: Path) -> None:
+    done = trial("search", *OPTIONS, "--output", str(tmp_path), "--penalty", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2 of 2: " in done.stdout
+    result = read_json(tmp_path / "result.json", "result")
+    assert next(iter(result)) == "made_by"
+    assert result["made_by"].startswith("python -m acmix_nas.trial search --backbone resnet14t")
+    assert (result["parameters"], result["trial"]) == ({}, None)
+    assert f"metric {result['metric']:.4f}" in done.stdout
+    assert sorted(Architecture.load(tmp_path / "architecture.json").slots) == SLOTS
+    assert len(read_history(tmp_path / "history.csv")) == 3 * 4 * 3
+    assert read_results(tmp_path)[0].metric == result["metric"]
+
+
+def test_architectures_share_one_supernet(tmp_path: Path) -> None:
+    results = []
+    for name in ("a", "b"):
+        done = trial("evaluate", *OPTIONS, "--supernet", str(tmp_path / "supernet"), "--output", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        results.append(read_json(tmp_path / name / "result.json", "result"))
+        assert ("epoch 1 of 2" in done.stdout) == (name == "a")  # the second one finds the supernet trained
+    assert results[0]["metric"] == results[1]["metric"]
+    assert results[0]["parameters"] == dict.fromkeys(SLOTS, "conv")
+
+
+def test_a_supernet_of_other_options_is_refused(tmp_path: Path) -> None:
+    shared_supernet(CONFIG, tmp_path)
+    other = SearchConfig("resnet14t", {"channels": [8, 8, 16, 16]}, slots=("layer*",), strategy="random", data=CONFIG.data)
+    with pytest.raises(UserError, match="was trained with other options"):
+        shared_supernet(other, tmp_path)
+
+
+def test_the_space_of_the_slots_passes_the_check() -> None:
+    check_slots(CONFIG, SPACE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer9.conv2": SPACE[SLOTS[0]]}, "'layer9.conv2' is no slot of resnet14t; its slots are layer1.0.conv2"),
+        (
+            {SLOTS[0]: {"_type": "choice", "_value": ["conv", "cnov"]}},
+            "slot 'layer1.0.conv2' must be a choice among conv, local",
+        ),
+        ({SLOTS[0]: {"_type": "uniform", "_value": [0, 1]}}, "slot 'layer1.0.conv2' must be a choice"),
+        ({SLOTS[1]: None}, "slot 'layer2.0.conv2' of resnet14t is missing"),
+    ],
+)
+def test_a_wrong_space_is_named(change: dict[str, object], message: str) -> None:
+    space = {name: entry for name, entry in {**SPACE, **change}.items() if entry is not None}
+    with pytest.raises(UserError, match=message):
+        check_slots(CONFIG, space)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "space", "message"),
+    [
+        (["search", *OPTIONS], {"penality": {"_type": "choice", "_value": [0]}}, "parameter 'penality' is no option"),
+        (["search", *OPTIONS], {"penalty": {"_type": "choice", "_value": [0, -1]}}, "penalty must be a number of 0 or more"),
+        (["search", *OPTIONS, "--candidates", "cnov"], {}, "operator must be conv"),
+        (["evaluate", *OPTIONS], {"x": {"_type": "choice", "_value": [0]}}, "'x' is no slot"),
+    ],
+)
+def test_the_check_ends_in_one_line(arguments: list[str], space: dict[str, object], message: str, tmp_path: Path) -> None:
+    file = tmp_path / "space.json"
+    file.write_text(json.dumps(space))
+    done = trial(*arguments, "--check", str(file))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_corners_name_every_value_once() -> None:
+    space = {
+        "a": {"_type": "choice", "_value": [1, 2, 3]}, "b": {"_type": "choice", "_value": [4, 5]},
+        "c": {"_type": "uniform", "_value": [0.1, 0.9]},
+    }  # fmt: skip
+    settings = corners(space)
+    assert {s["a"] for s in settings} == {1, 2, 3}
+    assert {s["b"] for s in settings} == {4, 5}
+    assert {s["c"] for s in settings} == {0.1}
+
+
+def test_the_data_of_the_trial_is_what_its_options_say() -> None:
+    assert ImageData(CONFIG.data).image_size == 16
