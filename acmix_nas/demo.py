@@ -40,7 +40,7 @@ def references(architecture: Architecture) -> dict[str, Architecture]:
 def demo(config: Path, folder: Path, seeds: int, timeout: float) -> None:
     """Run an experiment of searches, and see what the best of them is worth.
 
-    Writes into the folder: experiment/ (NNI's), found/ (the architecture and the weights that it inherits), retrain/,
+    Writes into the folder: experiment/ (NNI's), networks/search (the best trial), networks/<name>/seed-<n> (the trainings),
     profile/ and bias/. Every network is trained `seeds` times by one recipe; the test part is seen once by each, at the
     end of its training.
 
@@ -57,14 +57,13 @@ def demo(config: Path, folder: Path, seeds: int, timeout: float) -> None:
     experiment = launch(config, timeout=timeout, working_directory=(folder / "experiment").resolve())
     best = read_results(experiment)[0]
     found = Architecture.load(best.architecture)
-    found.save(folder / FOUND / "architecture.json")
-    shutil.copyfile(best.folder / "network.pt", folder / FOUND / "network.pt")
-    shutil.copyfile(best.folder / "history.csv", folder / FOUND / "history.csv")
+    searched = folder / "networks" / "search"
+    shutil.copytree(best.folder, searched, ignore=shutil.ignore_patterns("checkpoints", "supernet.pt", "trial.*"))
 
     console.rule("2 of 4: retraining, each network by the same recipe")
     architectures = {FOUND: found, **references(found)}
     data = DataConfig(name=str(found.data["name"]), image_size=int(found.data["image_size"]))
-    results = train_all(architectures, data, Recipe(), folder / "retrain", seeds)
+    results = train_all(architectures, data, Recipe(), folder, seeds)
 
     console.rule("3 of 4: profile")
     networks = {name: build(architecture) for name, architecture in architectures.items()}
@@ -77,19 +76,19 @@ def demo(config: Path, folder: Path, seeds: int, timeout: float) -> None:
     profiling.report(profiles, folder / "profile", extra)
 
     console.rule("4 of 4: pictures")
-    runs = {"search": folder / FOUND}
-    runs |= {name.replace(" ", "_"): folder / "retrain" / name.replace(" ", "-") / "seed-0" for name, a in architectures.items()
-             if any(OperatorName.parse(op).mixed for op in a.slots.values())}  # fmt: skip
-    draw_bias(runs, folder / "bias")
+    draw_bias({"search": searched}, folder / "bias" / "search")
+    mixed = [name for name, a in architectures.items() if any(OperatorName.parse(op).mixed for op in a.slots.values())]
+    runs = {f"{name}, seed {seed}": trained(folder, name, seed) for name in mixed for seed in range(seeds)}
+    draw_bias(runs, folder / "bias" / "retrained")
 
     out.print(profiling.table(profiles, extra))
     out.print(
         f"test accuracy: mean ± standard deviation of {seeds} seeds; the search was trial {best.sequence} of the experiment, "
         f"{', '.join(f'{k}={v}' for k, v in best.parameters.items())}\n"
-        f"architecture: {folder / FOUND / 'architecture.json'}\n"
+        f"architecture: {searched / 'architecture.json'}\n"
         f"tables:       {folder / 'profile' / 'profile.md'}\n"
         f"pictures:     {folder / 'bias'}\n"
-        f"TensorBoard:  tensorboard --logdir {folder}"
+        f"TensorBoard:  tensorboard --logdir {folder / 'networks'}"
     )
 
 
@@ -111,11 +110,11 @@ def train_all(
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
     )
-    with pool, Progress(*columns, console=console) as progress:
+    with pool, Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("", total=len(jobs))
         futures = {}
         for name, seed in jobs:
-            target = folder / name.replace(" ", "-") / f"seed-{seed}"
+            target = trained(folder, name, seed)
             futures[pool.submit(train_one, architectures[name], data, replace(recipe, seed=seed), target)] = (name, seed)
         try:
             for future in as_completed(futures):
@@ -125,6 +124,11 @@ def train_all(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return {name: [results[name, seed] for seed in range(seeds)] for name in architectures}
+
+
+def trained(folder: Path, name: str, seed: int) -> Path:
+    """Where the demo trains a network."""
+    return folder / "networks" / name.replace(" ", "-") / f"seed-{seed}"
 
 
 def train_one(architecture: Architecture, data: DataConfig, recipe: Recipe, folder: Path) -> dict[str, Any]:

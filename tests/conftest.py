@@ -1,6 +1,12 @@
-"""What all tests share: two threads, one seed, and no GPU test without a GPU."""
+"""What all tests share: one thread, one seed, and no GPU test without a GPU."""
 
 from __future__ import annotations
+
+import os
+
+# Before torch is imported, and for the processes that tests start: two of pytest's workers with two threads each on two
+# cores wait for each other ten times longer than they compute.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

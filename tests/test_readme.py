@@ -1,0 +1,132 @@
+"""Every command and every line of Python in the README runs as it is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from acmix_nas.architecture import Architecture
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+    for line in block.splitlines()
+    if line.strip() and not line.startswith("#")
+]
+PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+# What runs an experiment, or the whole of this suite, or does not end by itself; the slow tests below run the first kind.
+LONG = ("make ", "nnictl ", "acmix-nas experiment", "acmix-nas export runs/nni", "tensorboard ")
+
+
+def shell(command: str, folder: Path, timeout: float = 600) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HOME": str(folder / "home"), "COLUMNS": "120"}
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, cwd=folder, env=environment, timeout=timeout
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a user stands: the experiments, and a folder of PNG files with a folder per class."""
+    place = tmp_path_factory.mktemp("user")
+    shutil.copytree(ROOT / "experiments", place / "experiments")
+    digits = load_digits()
+    for i, (pixels, label) in enumerate(zip(digits.images[:600], digits.target[:600], strict=True)):
+        (place / "photos" / str(label)).mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(np.uint8(pixels * 255 / 16)).resize((40, 32))
+        image.save(place / "photos" / str(label) / f"{i}.png")
+    return place
+
+
+def test_the_readme_has_commands() -> None:
+    assert len(COMMANDS) >= 12
+    assert len(PYTHON) == 1
+
+
+def test_commands_and_python(folder: Path) -> None:
+    """One after the other, as they read: the later ones use what the earlier ones wrote."""
+    for command in COMMANDS:
+        if not command.startswith(LONG):
+            assert shell(command, folder), command
+    assert set(Architecture.load(folder / "runs" / "search" / "architecture.json").slots.values()) <= {
+        "conv", "local", "acmix_local",
+    }  # fmt: skip
+    for file in ("retrain/network.pt", "profile/profile.md", "bias/figure5.png", "network.onnx", "mine-trained/result.json"):
+        assert (folder / "runs" / file).stat().st_size > 0, file
+    (folder / "readme.py").write_text(PYTHON[0] + "\nimport torch\nassert len(pyramid(torch.rand(1, 3, 64, 64))) == 5\n")
+    shell("python readme.py", folder)
+
+
+@pytest.mark.slow
+def test_experiments(folder: Path) -> None:
+    """The commands of an experiment, and the second config; minutes."""
+    long = [command for command in COMMANDS if command.startswith(LONG[2:4])]
+    assert len(long) == 2
+    for command in long:
+        shell(command, folder)
+    assert (folder / "runs" / "best" / "network.pt").exists()
+    shell("acmix-nas experiment experiments/digits-evolution.yml --working-directory runs/nni2", folder)
+    shell("acmix-nas export runs/nni2/_latest --top 3 --output runs/best3", folder)
+    assert len(list((folder / "runs" / "best3").glob("architecture-*.json"))) == 3
+
+
+@pytest.mark.slow
+def test_nnictl_by_itself(folder: Path) -> None:
+    """`nnictl create` as written (on a port that is free), until the experiment is done."""
+    import time
+    import urllib.request
+
+    command = next(command for command in COMMANDS if command.startswith("nnictl create"))
+    said = shell(command.replace("8080", "18080"), folder)
+    experiment = re.search(r"Experiment ID: \W*(?:\[\d+m)?(\w+)", said)
+    assert experiment, said
+    try:
+        for _ in range(200):
+            time.sleep(3)
+            with urllib.request.urlopen("http://localhost:18080/api/v1/nni/check-status") as answer:
+                status = answer.read().decode()
+            if '"DONE"' in status or "NO_MORE_TRIAL" in status:
+                break
+        else:
+            raise AssertionError(status)
+    finally:
+        shell(f"nnictl stop {experiment[1]}", folder)
+    assert shell(f"acmix-nas export {experiment[1]} --output runs/by-id", folder)
+
+
+@pytest.mark.slow
+def test_the_demo(tmp_path: Path) -> None:
+    """`make demo` in a fresh clone with nothing installed, twice: the second run touches nothing of the first."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(tmp_path / "clone")], check=True)
+    clone = tmp_path / "clone"
+    assert "TensorBoard:" in shell("make demo", clone, timeout=900)
+    first = {file: file.stat().st_mtime_ns for file in (clone / "runs" / "demo-1").rglob("*") if file.is_file()}
+    shell("make demo", clone, timeout=900)
+    assert (clone / "runs" / "demo-2" / "profile" / "profile.md").exists()
+    assert all(file.stat().st_mtime_ns == when for file, when in first.items())
+
+
+def test_every_config_says_how_to_run_it() -> None:
+    for config in (ROOT / "experiments").glob("*.yml"):
+        text = config.read_text()
+        head = text[: text.index("experimentName")]
+        assert "reaches:" in head
+        assert "costs:" in head
+        assert f"nnictl create --config experiments/{config.name}" in head
+        assert yaml.safe_load(text)["trialConcurrency"] == 1
