@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -471,10 +472,10 @@ def find_experiment(name: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What one trial wrote to its result.json; `metric` is higher for better."""
+    """What one trial wrote to its result.json; `metric` is higher for better. A search without NNI is no trial: None."""
 
     folder: Path
-    trial: str
+    trial: str | None
     sequence: int
     parameters: dict[str, Any]
     metric: float
@@ -483,7 +484,8 @@ class TrialResult:
 
 
 FIELDS: dict[str, Any] = {
-    "trial": str, "sequence": int, "parameters": dict, "metric": (int, float), "seconds": (int, float), "architecture": str,
+    "trial": (str, NoneType), "sequence": int, "parameters": dict,
+    "metric": (int, float), "seconds": (int, float), "architecture": str,
 }  # fmt: skip
 
 

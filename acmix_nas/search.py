@@ -224,7 +224,8 @@ def search(
     describe(config, data, choice, metric=metric, probabilities=probabilities).save(folder / "architecture.json")
     save_tensors(folder / "network.pt", network.state_dict())
     result = {
-        **provenance(), "search": asdict(config), "architecture": "architecture.json", "metric": accuracy, **metric,
+        **provenance(), "trial": None, "sequence": 0, "parameters": {},
+        "search": asdict(config), "architecture": "architecture.json", "metric": accuracy, **metric,
         "seconds": round(perf_counter() - start, 2),
     }  # fmt: skip
     write_json(folder / "result.json", result)
