@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from timm.models import register_model
@@ -19,7 +20,12 @@ __all__ = ["Architecture", "build"]
 
 FORMAT = "acmix-nas architecture"
 VERSION = 1
-FEATURE_ARGUMENTS = ("features_only", "out_indices", "output_stride", "feature_cls", "output_fmt")
+KINDS: dict[str, tuple[type, ...]] = {
+    "backbone": (str, NoneType), "slots": (dict,), "candidates": (list,), "backbone_args": (dict,), "pattern": (list,),
+    "heads": (int, dict, NoneType), "budget": (dict,), "seed": (int, NoneType), "data": (dict,), "metric": (dict,),
+    "probabilities": (dict,),
+}  # fmt: skip
+FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls", "output_fmt")
 
 
 @dataclass(frozen=True)
@@ -85,9 +91,12 @@ class Architecture:
         if missing or unknown:
             word, names = ("misses", missing) if missing else ("has the unknown", unknown)
             raise UserError(f"{where} {word} {', '.join(sorted(names))}; export it again")
-        for name, kind in (("slots", dict), ("candidates", list), ("backbone_args", dict), ("pattern", list), ("data", dict)):
-            if not isinstance(content.get(name, kind()), kind):
-                raise UserError(f"{where}: {name} must be a {kind.__name__}; it is {content[name]!r}")
+        for name, kinds in KINDS.items():
+            if name in content and not isinstance(content[name], kinds):
+                expected = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+                raise UserError(f"{where}: {name} must be {expected}; it is {content[name]!r}")
+        if not all(isinstance(glob, str) for glob in content.get("pattern", [])):
+            raise UserError(f"{where}: pattern must hold globs; it is {content['pattern']!r}")
         try:
             check_candidates(content["candidates"])
             for slot, operator in content["slots"].items():

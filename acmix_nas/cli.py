@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +17,10 @@ from acmix_nas.bias import report
 from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
-from acmix_nas.files import new_folder, read_json
-from acmix_nas.options import options, pairs
+from acmix_nas.files import new_folder
+from acmix_nas.options import options, pairs, typed
 from acmix_nas.terminal import app, run
-from acmix_nas.train import Recipe
+from acmix_nas.train import Recipe, first_process
 
 __all__ = ["main"]
 
@@ -36,13 +37,21 @@ Weights = Annotated[Path | None, typer.Option(help="state dict; network.pt besid
 ImageSize = Annotated[int | None, typer.Option(help="side of the images; that of the search by default")]
 
 
+CHOSEN = "ACMIX_NAS_OUTPUT"
+"""Tells the other processes of a training, which run the same command line, which new folder the first one chose."""
+
+
 def folder_for(output: Path | None, name: str, resume: bool = False) -> Path:
     """The folder that was asked for, or a new one."""
     if output is not None:
+        if output.exists() and not output.is_dir():
+            raise UserError(f"--output must be a folder; {str(output)!r} is a file")
         return output
     if resume:
         raise UserError("--resume needs --output, the folder of the unfinished run")
-    return new_folder(Path("runs"), name)
+    if first_process():
+        os.environ[CHOSEN] = str(new_folder(Path("runs"), name))
+    return Path(os.environ[CHOSEN])
 
 
 def opened(saved: Path, weights: Path | None = None) -> tuple[Architecture, Path | None]:
@@ -82,10 +91,13 @@ def search(
     folder = folder_for(output, "search", resume)
     trainer = {"devices": devices, "accelerator": accelerator, "strategy": parallel}
     result = run_search(config, folder, resume=resume, trainer_kwargs=trainer)
+    if not first_process():
+        return
     architecture = Architecture.load(folder / "architecture.json")
     out.print(slots_table(architecture))
+    macs = f"{result['costs']['macs'] / 1e6:.1f} M MACs"
     out.print(
-        f"search-validation accuracy {result['metric']:.2%} with inherited weights, {result['macs'] / 1e6:.1f} M MACs, "
+        f"search-validation accuracy {result['metric']:.2%} with inherited weights, {macs}, "
         f"in {result['seconds']:.0f} s\nwritten to {folder}\nnext: acmix-nas retrain {folder}"
     )
 
@@ -113,18 +125,19 @@ def export(
     output: Output = None,
 ) -> None:
     """Takes the best architectures, and the weights they inherit, out of an experiment or a search."""
-    from acmix_nas.experiment import find_experiment, read_results
+    from acmix_nas.results import find_experiment, read_results
 
     if top < 1:
         raise UserError(f"--top must be at least 1; got {top}")
     results = read_results(find_experiment(experiment))
     folder = folder_for(output, "export")
+    taken = [file for file in folder.glob("architecture*.json") if file.exists()]
+    if taken:
+        raise UserError(f"{str(taken[0])!r} exists already; give another --output")
     table = Table("rank", "trial", "metric", "parameters of the trial", "file")
     for rank, result in enumerate(results[:top], start=1):
         number = "" if top == 1 else f"-{rank}"
         target = folder / f"architecture{number}.json"
-        if target.exists():
-            raise UserError(f"{str(target)!r} exists already; give another --output")
         Architecture.load(result.architecture).save(target)
         weights = result.folder / "network.pt"
         if weights.exists():
@@ -139,13 +152,14 @@ def export(
 @cli.command()
 @options(DataConfig, Recipe)
 def retrain(
-    saved: Saved, dataconfig: DataConfig, recipe: Recipe, output: Output = None, resume: Resume = False,
+    ctx: typer.Context, saved: Saved, dataconfig: DataConfig, recipe: Recipe, output: Output = None, resume: Resume = False,
     warm: Annotated[bool, typer.Option(help="start from the weights that the search left, instead of from scratch")] = False,
     weights: Weights = None,
     backbone_arg: Annotated[list[str] | None, typer.Option(help="key=value for timm, as in drop_path_rate=0.1")] = None,
     devices: Devices = 1, accelerator: Accelerator = "auto", parallel: Parallel = "auto",
 ) -> None:  # fmt: skip
-    """Trains an architecture, and looks at the test part once, at the end."""
+    """Trains an architecture, on the search's images unless you say others; the test part is seen once, at the end."""
+    from acmix_nas.retrain import data_of
     from acmix_nas.retrain import retrain as run_training
 
     architecture, found = opened(saved, weights)
@@ -155,9 +169,12 @@ def retrain(
         raise UserError(f"--warm needs weights: there is no network.pt beside {str(saved)!r}; give --weights")
     arguments = pairs("--backbone-arg", backbone_arg or [])
     result = run_training(
-        architecture, dataconfig, recipe, folder, weights=found if warm else None, backbone_args=arguments,
+        architecture, data_of(architecture, dataconfig, typed(ctx, DataConfig)), recipe, folder,
+        weights=found if warm else None, backbone_args=arguments,
         resume=resume, trainer_kwargs=trainer,
     )  # fmt: skip
+    if not first_process():
+        return
     out.print(
         f"test accuracy {result['test_accuracy']:.2%} (validation {result['val_accuracy']:.2%}) "
         f"after {result['epochs']} epochs in {result['train_seconds']:.0f} s\nwritten to {folder}\n"
@@ -172,14 +189,18 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="other images of the same classes; those of the training by default")] = None,
 ) -> None:
     """Measures the accuracy of a retrained network again."""
+    from acmix_nas.retrain import data_of
     from acmix_nas.train import evaluate as run_evaluation
 
     architecture, weights = opened(folder)
     if weights is None:
         raise UserError(f"{str(folder)!r} holds no network.pt; retrain first")
-    settings = read_json(folder / "result.json", "result")["data"]
-    config = DataConfig(**{**settings, **({"name": data} if data else {})})
-    found = run_evaluation(build(architecture, weights=weights), ImageData(config), part, progress=True)
+    config = data_of(architecture)
+    images = ImageData(dataclasses.replace(config, name=data) if data else config)
+    classes = architecture.data.get("num_classes")
+    if images.num_classes != classes:
+        raise UserError(f"--data has {images.num_classes} classes, and the network {classes}; give images of the same classes")
+    found = run_evaluation(build(architecture, weights=weights), images, part, progress=True)
     out.print(f"{part} accuracy {found['accuracy']:.2%}, loss {found['loss']:.4f}, of {found['images']} images")
 
 
@@ -198,17 +219,22 @@ def profile(
     size = size_for(next(iter(architectures.values())), image_size)
     networks = {name: build(architecture) for name, architecture in architectures.items()}
     counts = {name: profiling.count(architecture, size) for name, architecture in architectures.items()}
+    folder = folder_for(output, "profile")
+    if (folder / "profile.md").exists():
+        raise UserError(f"{str(folder)!r} holds a profile already; give another --output")
     profiles = profiling.profile(networks, size, batch_size, device=device, counts=counts)
     out.print(profiling.table(profiles))
-    folder = folder_for(output, "profile")
     profiling.report(profiles, folder)
     out.print(f"written to {folder}")
 
 
 def name_of(path: Path, among: list[Path]) -> str:
     """A short name that tells the paths apart."""
-    short = path.name if path.is_dir() else path.parent.name or path.stem
-    return short if sum((p.name if p.is_dir() else p.parent.name or p.stem) == short for p in among) == 1 else str(path)
+    folders = [(p if p.is_dir() else p.parent).resolve() for p in among]
+    here = (path if path.is_dir() else path.parent).resolve()
+    if among.count(path) > 1:
+        raise UserError(f"{str(path)!r} is named twice; name it once")
+    return here.name if [folder.name for folder in folders].count(here.name) == 1 else str(path)
 
 
 @cli.command()
@@ -246,7 +272,9 @@ def demo(
 ) -> None:
     """The whole road: experiment, export, retrain beside three references, profile, pictures."""
     from acmix_nas.demo import demo as run_demo
+    from acmix_nas.experiment import check
 
+    check(config)
     run_demo(config, folder_for(output, "demo"), seeds, timeout)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -61,6 +62,12 @@ class SearchConfig:
     def __post_init__(self) -> None:
         for name in ("candidates", "slots"):  # lists, where they come from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        try:
+            object.__setattr__(self, "backbone_args", json.loads(json.dumps(dict(self.backbone_args))))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"backbone_args must be plain values that JSON can hold; {error}") from None
+        if "num_classes" in self.backbone_args:
+            raise UserError("backbone_args must not say num_classes: the images do")
         if self.strategy not in STRATEGIES:
             raise one_of("strategy", self.strategy, STRATEGIES)
         if not self.penalty >= 0:

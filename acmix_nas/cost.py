@@ -58,6 +58,8 @@ class Hole(nn.Module):
         self.size: tuple[int, int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.size is not None:
+            raise UserError(f"slot {self.slot.name!r} runs more than once in a forward; leave it out with another glob")
         batch, _, height, width = x.shape
         self.size = (height, width)
         shape = (batch, self.slot.out_channels, strided(height, self.slot.stride), strided(width, self.slot.stride))

@@ -66,6 +66,9 @@ class DataConfig:
         for name in ("scale", "mean", "std"):  # lists, where they come from a file
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, values, number in (("scale", self.scale, 2), ("mean", self.mean, 3), ("std", self.std, 3)):
+            if values is not None and len(values) != number:
+                raise UserError(f"{name} must have {number} numbers; got {name}={values}")
         for field, least in (("image_size", 8), ("batch_size", 1), ("workers", 0)):
             if getattr(self, field) < least:
                 raise UserError(f"{field} must be at least {least}; got {field}={getattr(self, field)}")
@@ -104,6 +107,15 @@ class ImageData(pl.LightningDataModule):
             images = _Transformed(source.images, _transform(config, augmented))
             kept = config.name == "digits" and not augmented and config.image_size <= KEPT_SIZE
             self.parts[part] = _keep(images) if kept else images
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What a later step needs in order to read the same images, and the number of their classes."""
+        config = self.config
+        return {
+            "name": config.name, "root": config.root, "image_size": config.image_size,
+            "mean": list(config.mean), "std": list(config.std), "num_classes": self.num_classes,
+        }  # fmt: skip
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self._shuffled("train")

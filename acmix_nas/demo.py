@@ -20,8 +20,9 @@ from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import report as draw_bias
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
-from acmix_nas.experiment import launch, read_results
-from acmix_nas.retrain import retrain
+from acmix_nas.experiment import launch
+from acmix_nas.results import read_results
+from acmix_nas.retrain import data_of, retrain
 from acmix_nas.slot import OperatorName
 from acmix_nas.terminal import console
 from acmix_nas.train import Recipe
@@ -33,7 +34,8 @@ FOUND = "found"
 
 def references(architecture: Architecture) -> dict[str, Architecture]:
     """The same backbone with one operator everywhere: convolution, attention, and ACmix on that attention."""
-    attention = next((op for op in architecture.candidates if OperatorName.parse(op).attention == op), "local")
+    attentions = [OperatorName.parse(operator).attention for operator in architecture.candidates]
+    attention = next((name for name in attentions if name is not None), "local")
     return {f"all {operator}": architecture.uniform(operator) for operator in ("conv", attention, f"acmix_{attention}")}
 
 
@@ -62,7 +64,7 @@ def demo(config: Path, folder: Path, seeds: int, timeout: float) -> None:
 
     console.rule("2 of 4: retraining, each network by the same recipe")
     architectures = {FOUND: found, **references(found)}
-    data = DataConfig(name=str(found.data["name"]), image_size=int(found.data["image_size"]))
+    data = data_of(found)
     results = train_all(architectures, data, Recipe(), folder, seeds)
 
     console.rule("3 of 4: profile")

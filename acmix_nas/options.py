@@ -16,7 +16,7 @@ import typer
 
 from acmix_nas.errors import UserError
 
-__all__ = ["fill", "from_parameters", "options", "pairs"]
+__all__ = ["fill", "from_parameters", "options", "pairs", "typed"]
 
 RENAMED = {("DataConfig", "name"): "data", ("DataConfig", "root"): "data_root"}
 
@@ -66,6 +66,12 @@ def fill(group: type, values: Mapping[str, Any]) -> Any:
     """
     fields = dict(_fields(group))
     return group(**{fields[name].name: _value(name, fields[name], value) for name, value in values.items()})
+
+
+def typed(context: typer.Context, group: type) -> set[str]:
+    """The fields of a group that the user gave, rather than left at their defaults."""
+    sources = {field.name: context.get_parameter_source(name) for name, field in _fields(group)}
+    return {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
 
 
 def from_parameters(parameters: Mapping[str, Any], *groups: Any) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,21 @@ from acmix_nas.bias import BiasLogger
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.train import Recipe, fit, seed_all
 
-__all__ = ["retrain"]
+__all__ = ["data_of", "retrain"]
+
+
+def data_of(architecture: Architecture, config: DataConfig | None = None, chosen: Collection[str] = ()) -> DataConfig:
+    """The images of the search, unless others were chosen.
+
+    Args:
+        config: what else to take, such as augmentation and the size of a batch.
+        chosen: fields of `config` that stand over what the architecture says.
+    """
+    fields = {f.name for f in dataclasses.fields(DataConfig)} - set(chosen)
+    if "name" in chosen:
+        fields -= {"root"}  # it belongs to the name
+    said = {name: value for name, value in architecture.data.items() if name in fields}
+    return dataclasses.replace(config or DataConfig(), **said)
 
 
 def retrain(
@@ -44,9 +58,8 @@ def retrain(
         UserError: as `fit`, `build` and `ImageData` do.
     """
     data = ImageData(data_config, recipe.seed)
-    images = {"name": data_config.name, "num_classes": data.num_classes, "image_size": data.image_size}
     arguments = {**architecture.backbone_args, **(backbone_args or {})}
-    architecture = dataclasses.replace(architecture, data=images, backbone_args=arguments)
+    architecture = dataclasses.replace(architecture, data=data.described, backbone_args=arguments)
     seed_all(recipe.seed)
     network = build(architecture)
     if weights is not None:

@@ -30,7 +30,18 @@ from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, save_tensors, write_json
 from acmix_nas.search_spaces import HybridSpace, MixedSlot, SampledSlot
 from acmix_nas.strategies import DARTS, in_order
-from acmix_nas.train import Classification, Recipe, evaluate, quiet, recalibrate, running, seed_all, trainer_options
+from acmix_nas.train import (
+    Classification,
+    Recipe,
+    evaluate,
+    first_process,
+    make_trainer,
+    quiet,
+    recalibrate,
+    running,
+    seed_all,
+    trainer_options,
+)  # fmt: skip
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
 
@@ -58,24 +69,49 @@ def make_strategy(config: SearchConfig) -> OneShotStrategy:
 
 def describe(config: SearchConfig, data: ImageData, choice: Mapping[str, str], **found: Any) -> Architecture:
     """The architecture of a choice in this space; `found` is what the search says of it."""
-    images = {"name": config.data.name, "num_classes": data.num_classes, "image_size": data.image_size}
     return Architecture(
         config.backbone, choice, config.candidates, config.backbone_args, config.slots, config.heads,
-        seed=config.recipe.seed, data=images, **found,
+        seed=config.recipe.seed, data=data.described, **found,
     )  # fmt: skip
+
+
+class SearchImages(pl.LightningDataModule):
+    """The two parts that a search sees. Loaders are made when Lightning asks, and then know how many processes there are.
+
+    Args:
+        alternating: whether the search-validation part is trained on too, by the architecture's steps.
+    """
+
+    def __init__(self, data: ImageData, alternating: bool) -> None:
+        super().__init__()
+        self.data, self.alternating = data, alternating
+
+    def train_dataloader(self) -> Any:
+        return self.data.train_dataloader()
+
+    def val_dataloader(self) -> Any:
+        return self.data.search_dataloader() if self.alternating else self.data.val_dataloader()
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch: the shorter part is seen again until the longer one ends."""
+        train = len(self.data.train_dataloader())
+        return max(train, len(self.data.search_dataloader())) if self.alternating else train
 
 
 class SearchTask(Classification, LightningModule):
     """The classifier as NNI's evaluators want it: the space is NNI's `model`.
 
-    Args:
-        alternating: whether steps with an even index are the architecture's, on the search-validation part, as NNI's
-            differentiable strategies number them. What is logged of them is called `val_…`.
+    Where the images alternate, steps with an even index are the architecture's, on the search-validation part, as NNI's
+    differentiable strategies number them. What is logged of them is called `val_…`.
     """
 
-    def __init__(self, recipe: Recipe, num_classes: int, steps_per_epoch: int, alternating: bool) -> None:
-        super().__init__(recipe, num_classes, steps_per_epoch)
-        self.alternating, self.held_out = alternating, False
+    def __init__(self, recipe: Recipe, num_classes: int, images: SearchImages) -> None:
+        super().__init__(recipe, num_classes)
+        self.images, self.held_out = images, False
+
+    def _updates_per_epoch(self) -> int:
+        return self.images.steps
 
     @property
     def network(self) -> nn.Module:
@@ -84,7 +120,7 @@ class SearchTask(Classification, LightningModule):
         return model
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self.held_out = self.alternating and batch_idx % 2 == 0
+        self.held_out = self.images.alternating and batch_idx % 2 == 0
         return super().training_step(batch, batch_idx)
 
     def _record(self, part: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
@@ -107,33 +143,39 @@ def train_supernet(
     Args:
         resume: continue from the end of the last whole epoch, to the result of an uninterrupted search.
 
+    A supernet that is trained already is only loaded.
+
     Raises:
-        UserError: where the folder holds a search already, or an unfinished one that is not to be resumed.
+        UserError: where the folder holds an unfinished search that is not to be resumed, or one of other settings.
     """
     done, last = folder / "supernet.pt", folder / "checkpoints" / "last.ckpt"
-    if done.exists():
-        raise UserError(f"folder {str(folder)!r} holds a finished search; take another folder")
-    if last.exists() and not resume:
+    begun = done.exists() or last.exists()
+    if begun and not resume:
         raise UserError(f"folder {str(folder)!r} holds an unfinished search; resume it, or take another folder")
-    if last.exists() and asdict(SearchConfig.load(folder)) != asdict(config):
+    if begun and SearchConfig.load(folder) != config:
         raise UserError(
             f"folder {str(folder)!r} holds a search of other settings; resume it with those, or take another folder"
         )
-    config.save(folder)
-
     strategy = make_strategy(config)
     strategy.mutate_model(space)
-    train = data.train_dataloader()
-    held_out = data.val_dataloader() if config.strategy == "random" else data.search_dataloader()
-    steps = len(train) if config.strategy == "random" else max(len(train), len(held_out))
-    task = SearchTask(config.recipe, data.num_classes, steps, alternating=config.strategy != "random")
+    if done.exists():
+        space.load_state_dict(torch.load(done, map_location="cpu", weights_only=True))
+        return
+    if not begun:
+        config.save(folder)
+    images = SearchImages(data, alternating=config.strategy != "random")
+    task = SearchTask(config.recipe, data.num_classes, images)
     bias = BiasLogger(folder, network=lambda: space.backbone, every=config.recipe.epochs)
     options = trainer_options(folder, config.recipe, [bias, *callbacks], progress, monitor=None)
     if config.strategy != "random":
         options.pop("gradient_clip_val")  # NNI's loop is manual: the strategy clips
+    options |= trainer_kwargs or {}
+    if options.get("strategy") == "ddp":
+        # A step of the architecture or of one path leaves weights without a gradient, which plain DDP takes for an error.
+        options["strategy"] = "ddp_find_unused_parameters_true"
     with quiet(), quiet_nni(), running():
-        trainer = Trainer(**{**options, **(trainer_kwargs or {})})
-        evaluator = Lightning(task, trainer, train_dataloaders=train, val_dataloaders=held_out)
+        trainer = make_trainer(Trainer, options)
+        evaluator = Lightning(task, trainer, datamodule=images)
         if last.exists():
             evaluator.fit_kwargs["ckpt_path"] = str(last)
         evaluator = strategy.mutate_evaluator(evaluator)
@@ -142,16 +184,18 @@ def train_supernet(
         # NNI would report its own idea of a metric to the experiment, under the trial's name.
         evaluator.module._final_report = lambda: None
         evaluator.evaluate(space)
-    save_tensors(done, space.state_dict())
+    if first_process():
+        save_tensors(done, space.state_dict())
 
 
 @contextmanager
 def quiet_nni() -> Iterator[None]:
-    """Silences what NNI says of loaders that it would have to send elsewhere, and of validation, which DARTS has not."""
+    """Silences what is said of validation, which DARTS has not, and of loaders that NNI would have to send elsewhere."""
     logger = logging.getLogger("nni.nas.evaluator.pytorch.lightning")
     level = logger.level
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "When using training service to spawn trials", RuntimeWarning)
+        warnings.filterwarnings("ignore", "You passed in a `val_dataloader` but have no `validation_step`")
         logger.setLevel(logging.ERROR)
         try:
             yield
@@ -197,11 +241,14 @@ def search(
     """Search: train the supernet, derive an architecture, and write both.
 
     Writes into the folder, beside what `train_supernet` does: architecture.json, network.pt (the weights it inherits),
-    history.csv and tensorboard/ (probabilities, α and β by epoch), and result.json, which is what is returned.
+    history.csv and tensorboard/ (probabilities, α and β by epoch), and result.json, which is what is returned. Of several
+    processes the first does; the others return nothing.
 
     Raises:
-        UserError: as `train_supernet` does.
+        UserError: where the folder holds a finished search, and as `train_supernet` does.
     """
+    if (folder / "result.json").exists():
+        raise UserError(f"folder {str(folder)!r} holds a finished search; take another folder")
     start = perf_counter()
     data = ImageData(config.data, config.recipe.seed)
     space = make_space(config, data.num_classes)
@@ -212,30 +259,40 @@ def search(
     )  # fmt: skip
     if config.strategy == "random":
         probabilities: dict[str, dict[str, float]] = {}
-        choice = best_of(config, space, data, progress)
+        choices = sampled(config, space)
     else:
         slots = [module for module in space.modules() if isinstance(module, MixedSlot)]
         probabilities = {
             slot.label: dict(zip(slot.candidates.names, slot.probabilities().tolist(), strict=True)) for slot in slots
         }
-        choice = most_likely(probabilities)
+        choices = [most_likely(probabilities)]
+    if not first_process():
+        return {}
+    choice = best_of(choices, space, data, progress)
     network, accuracy = judge(space, choice, data)
-    metric = {"inherited_val_accuracy": accuracy, **table.of_architecture(choice)}
+    costs = table.of_architecture(choice)
+    metric = {"inherited_val_accuracy": accuracy, **costs}
     describe(config, data, choice, metric=metric, probabilities=probabilities).save(folder / "architecture.json")
     save_tensors(folder / "network.pt", network.state_dict())
     result = {
         **provenance(), "trial": None, "sequence": 0, "parameters": {},
-        "search": asdict(config), "architecture": "architecture.json", "metric": accuracy, **metric,
+        "search": asdict(config), "architecture": "architecture.json", "metric": accuracy, "costs": costs,
         "seconds": round(perf_counter() - start, 2),
     }  # fmt: skip
     write_json(folder / "result.json", result)
     return result
 
 
-def best_of(config: SearchConfig, space: HybridSpace, data: ImageData, progress: bool) -> dict[str, str]:
-    """The best of random architectures, by the accuracy that they inherit."""
+def sampled(config: SearchConfig, space: HybridSpace) -> list[dict[str, str]]:
+    """Random architectures, the same for the same seed."""
     slots = [module for module in space.modules() if isinstance(module, SampledSlot)]
     seed_all(config.recipe.seed)
-    choices = [{slot.label: slot.resample({})[slot.label] for slot in slots} for _ in range(config.samples)]
+    return [{slot.label: slot.resample({})[slot.label] for slot in slots} for _ in range(config.samples)]
+
+
+def best_of(choices: Sequence[dict[str, str]], space: HybridSpace, data: ImageData, progress: bool) -> dict[str, str]:
+    """The best of several architectures, by the accuracy that they inherit."""
+    if len(choices) == 1:
+        return choices[0]
     shown = track(choices, "samples", console=Console(stderr=True), disable=not progress, transient=True)
     return max(shown, key=lambda choice: judge(space, choice, data)[1])

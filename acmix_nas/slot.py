@@ -128,6 +128,10 @@ def find_slots(backbone: nn.Module, pattern: str | Sequence[str] = "*", heads: H
     if not dense:
         raise UserError(f"backbone {type(backbone).__name__} has no dense 3×3 convolution; choose one that has")
     chosen = [name for name in dense if any(fnmatchcase(name, glob) for glob in patterns)]
+    names: dict[nn.Module, str] = {}
+    for name, module in backbone.named_modules(remove_duplicate=False):
+        if names.setdefault(module, name) != name and names[module] in chosen:
+            raise UserError(f"slot {names[module]!r} is the same module as {name!r}; leave it out with another glob")
     if not chosen:
         few = ", ".join(list(dense)[:3])
         raise UserError(
@@ -150,6 +154,8 @@ def _is_dense(module: nn.Module) -> bool:
 
 def _heads_at(name: str, conv: nn.Conv2d, heads: Heads) -> int:
     channels = conv.out_channels
+    if heads is not None and not isinstance(heads, int | Mapping):
+        raise UserError(f"heads must be a number, globs with numbers, or None; got heads={heads!r}")
     if isinstance(heads, Mapping):
         number = next((n for glob, n in heads.items() if fnmatchcase(name, glob)), None)
     else:
@@ -165,27 +171,34 @@ def _slot(name: str, conv: nn.Conv2d, heads: int, shift: bool) -> Slot:
     return Slot(name, conv.in_channels, conv.out_channels, heads, conv.stride[0], conv.dilation[0], shift)
 
 
-def attention_at(slot: Slot, name: OperatorName, device: torch.device | str | None = None) -> Path:
+def attention_at(
+    slot: Slot, name: OperatorName, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Path:
     """The attention path that an operator's name asks for at this slot."""
     settings: dict[str, Any] = {"stride": slot.stride, "dilation": slot.dilation, "shift": slot.shift, **name.settings}
-    return attention_path(str(name.kind), slot.out_channels, slot.heads, device=device, **settings)
+    return attention_path(str(name.kind), slot.out_channels, slot.heads, device=device, dtype=dtype, **settings)
 
 
-def norm_at(slot: Slot, device: torch.device | str | None = None) -> nn.BatchNorm2d:
+def norm_at(slot: Slot, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> nn.BatchNorm2d:
     """The affine-free normalisation behind an operator.
 
     In a supernet it makes candidates comparable before they are weighted. It stays in the derived network, so that the
     network is the supernet with that choice made; where the backbone normalises next, it changes nothing but scale.
     """
-    return nn.BatchNorm2d(slot.out_channels, affine=False, device=device)
+    return nn.BatchNorm2d(slot.out_channels, affine=False, device=device, dtype=dtype)
 
 
 def make_operator(
-    slot: Slot, operator: str, dense: nn.Conv2d | None = None, device: torch.device | str | None = None
+    slot: Slot,
+    operator: str,
+    dense: nn.Conv2d | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> nn.Module:
     """What stands at a slot of a derived network: a plain convolution, or an operator and its normalisation.
 
-    Stage I has no bias, so that a convolution searched on it collapses exactly into the dense kernel.
+    Stage I has no bias, so that a convolution searched on it collapses exactly into the dense kernel. `conv` has one whether
+    or not the backbone's had: the mean that its normalisation took away in the supernet goes there.
 
     Args:
         dense: the backbone's own convolution, whose weight `conv` starts from.
@@ -194,7 +207,7 @@ def make_operator(
     size: dict[str, Any] = {"in_channels": slot.in_channels, "out_channels": slot.out_channels}
     if name.kind is None:
         where: dict[str, Any] = {"stride": slot.stride, "padding": slot.dilation, "dilation": slot.dilation}
-        conv = nn.Conv2d(**size, kernel_size=KERNEL_SIZE, **where, device=device)
+        conv = nn.Conv2d(**size, kernel_size=KERNEL_SIZE, **where, device=device, dtype=dtype)
         assert conv.bias is not None
         if dense is not None:
             conv.weight.data.copy_(dense.weight.data)
@@ -202,11 +215,13 @@ def make_operator(
         return conv
     if name.mixed:
         settings: dict[str, Any] = {"stride": slot.stride, "dilation": slot.dilation, "shift": slot.shift, **name.settings}
-        module: nn.Module = ACmix(**size, heads=slot.heads, attention=name.kind, bias=False, device=device, **settings)
+        module: nn.Module = ACmix(
+            **size, heads=slot.heads, attention=name.kind, bias=False, device=device, dtype=dtype, **settings
+        )
     else:
-        projection = Projection(slot.in_channels, slot.out_channels, bias=False, device=device)
-        module = Operator(projection, attention_at(slot, name, device))
-    return nn.Sequential(OrderedDict(operator=module, norm=norm_at(slot, device)))
+        projection = Projection(slot.in_channels, slot.out_channels, bias=False, device=device, dtype=dtype)
+        module = Operator(projection, attention_at(slot, name, device, dtype))
+    return nn.Sequential(OrderedDict(operator=module, norm=norm_at(slot, device, dtype)))
 
 
 def put(backbone: nn.Module, name: str, module: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,28 +42,28 @@ class Candidates(nn.Module):
         self.slot, self.share = slot, share
         self.names = check_candidates(candidates)
         self.operators = {name: OperatorName.parse(name) for name in self.names}
-        device = None if dense is None else dense.weight.device
-        self.norms = nn.ModuleDict({name: norm_at(slot, device) for name in self.names})
+        like: dict[str, Any] = {} if dense is None else {"device": dense.weight.device, "dtype": dense.weight.dtype}
+        self.norms = nn.ModuleDict({name: norm_at(slot, **like) for name in self.names})
 
         # Candidates with weights of their own; the others are put together from the parts below.
         alone = [name for name in self.names if share == "none" or (share == "attention" and name == "conv")]
         self.alone = nn.ModuleDict()
         for name in alone:
-            module = make_operator(slot, name, dense, device)
+            module = make_operator(slot, name, dense, **like)
             self.alone[name] = module if name == "conv" else module.get_submodule("operator")
 
         shared = [operator for name, operator in self.operators.items() if name not in self.alone]
-        self.projection = Projection(slot.in_channels, slot.out_channels, bias=False, device=device) if shared else None
+        self.projection = Projection(slot.in_channels, slot.out_channels, bias=False, **like) if shared else None
         self.attentions = nn.ModuleDict()
         for operator in shared:
             if operator.attention is not None and operator.attention not in self.attentions:
-                self.attentions[operator.attention] = attention_at(slot, operator, device)
-        self.mixings = nn.ModuleDict({operator.text: Mixing(device=device) for operator in shared if operator.mixed})
+                self.attentions[operator.attention] = attention_at(slot, operator, **like)
+        self.mixings = nn.ModuleDict({operator.text: Mixing(**like) for operator in shared if operator.mixed})
         convolves = any(operator.mixed or operator.kind is None for operator in shared)
         self.convolution: ConvolutionPath | None = None
         if convolves:
             self.convolution = ConvolutionPath(
-                slot.out_channels, slot.heads, stride=slot.stride, dilation=slot.dilation, device=device
+                slot.out_channels, slot.heads, stride=slot.stride, dilation=slot.dilation, **like
             )
 
     def outputs(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
@@ -126,8 +127,9 @@ class Candidates(nn.Module):
             raise one_of(f"operator of slot {self.slot.name!r}", name, self.names)
         norm = self.norms[name]
         assert isinstance(norm, nn.BatchNorm2d)
-        device = norm.running_mean.device if norm.running_mean is not None else None
-        derived = make_operator(self.slot, name, device=device).train(self.training)
+        assert norm.running_mean is not None
+        like: dict[str, Any] = {"device": norm.running_mean.device, "dtype": norm.running_mean.dtype}
+        derived = make_operator(self.slot, name, **like).train(self.training)
         if isinstance(derived, nn.Conv2d):
             self._collapse_into(derived, norm)
             return derived

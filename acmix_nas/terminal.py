@@ -34,6 +34,11 @@ def run(application: typer.Typer) -> None:
     except UserError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "nni":
+            raise
+        console.print("error: this command needs NNI: pip install 'nni>=3' 'setuptools<81'", markup=False)
+        sys.exit(2)
     except BrokenRun as error:
         console.print(f"failed: {error}", markup=False, soft_wrap=True)
         sys.exit(1)

@@ -8,7 +8,7 @@ import math
 import random
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, Timer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from rich.console import Console
 from rich.progress import track
@@ -35,6 +37,7 @@ from torch.optim.swa_utils import update_bn
 from acmix_nas import files
 from acmix_nas.data import ImageData
 from acmix_nas.errors import UserError, one_of
+from acmix_nas.terminal import BrokenRun
 
 __all__ = [
     "Classification",
@@ -323,6 +326,33 @@ def running() -> Iterator[None]:
         raise KeyboardInterrupt from None
 
 
+def first_process() -> bool:
+    """Whether this is the process that talks and writes, of several that train together."""
+    return getattr(rank_zero_only, "rank", None) in (None, 0)
+
+
+def make_trainer(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """Lightning's Trainer, or NNI's traced one.
+
+    Raises:
+        UserError: where this machine lacks what the options ask for.
+    """
+    try:
+        return kind(**options)
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:
+        asked = ", ".join(f"{name}={options[name]!r}" for name in ("accelerator", "devices", "strategy") if name in options)
+        raise UserError(f"Lightning refuses {asked}: {str(error).splitlines()[0]}") from error
+
+
+class Finite(pl.Callback):
+    """Ends a training whose loss is no number any more, before its weights are kept."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        loss = trainer.callback_metrics.get("train_loss")
+        if loss is not None and not loss.isfinite():
+            raise BrokenRun(f"train_loss is {loss.item()} after epoch {trainer.current_epoch + 1}: try a lower lr, or 32-true")
+
+
 def trainer_options(
     folder: Path, recipe: Recipe, callbacks: Sequence[pl.Callback] = (), progress: bool = True, monitor: str | None = None
 ) -> dict[str, Any]:
@@ -333,7 +363,7 @@ def trainer_options(
     """
     checkpoints = folder / "checkpoints"
     kept: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    ours: list[pl.Callback] = [EpochSeed(recipe.seed), ModelCheckpoint(checkpoints, "last", **kept)]
+    ours: list[pl.Callback] = [EpochSeed(recipe.seed), Finite(), ModelCheckpoint(checkpoints, "last", **kept)]
     if monitor is not None:  # before last.ckpt, which keeps the state of the others
         ours.insert(1, ModelCheckpoint(checkpoints, "best", monitor=monitor, mode="max", **kept))
     if progress:
@@ -381,7 +411,7 @@ def fit(
     timer = Timer(verbose=False)
     options = trainer_options(folder, recipe, [timer, *callbacks], progress, monitor="val_accuracy")
     with quiet():
-        trainer = pl.Trainer(**{**options, **(trainer_kwargs or {})})
+        trainer = make_trainer(pl.Trainer, {**options, **(trainer_kwargs or {})})
         with running():
             trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
         network.load_state_dict(module.evaluated.state_dict())

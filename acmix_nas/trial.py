@@ -23,9 +23,9 @@ from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
-from acmix_nas.experiment import link_for_web_page
 from acmix_nas.files import new_folder, provenance, read_json, save_tensors, write_json
 from acmix_nas.options import from_parameters, options
+from acmix_nas.results import link_for_web_page
 from acmix_nas.search import describe, judge, load_supernet, make_space, search, train_supernet
 from acmix_nas.terminal import app, run
 from acmix_nas.train import Recipe
@@ -128,14 +128,15 @@ def evaluate(
     network, accuracy = judge(space, choice, data)
     size = (data.in_chans, data.image_size, data.image_size)
     table = CostTable.of(space.backbone, space.slots, config.candidates, size)
-    metric = {"inherited_val_accuracy": accuracy, **table.of_architecture(choice)}
+    costs = table.of_architecture(choice)
+    metric = {"inherited_val_accuracy": accuracy, **costs}
     describe(config, data, choice, metric=metric).save(folder / "architecture.json")
     save_tensors(folder / "network.pt", network.state_dict())
     with SummaryWriter(folder / "tensorboard") as writer:
         for name, value in metric.items():
             writer.add_scalar(name, value)
     seconds = round(perf_counter() - start, 2)
-    end(folder, choice, {"architecture": "architecture.json", "metric": accuracy, **metric, "seconds": seconds})
+    end(folder, choice, {"architecture": "architecture.json", "metric": accuracy, "costs": costs, "seconds": seconds})
 
 
 def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
@@ -164,7 +165,7 @@ def shared_supernet(config: SearchConfig, folder: Path) -> tuple[SearchConfig, I
         data = ImageData(config.data, config.recipe.seed)
         if (folder / "supernet.pt").exists():
             trained = SearchConfig.load(folder)
-            if dataclasses.asdict(trained) != dataclasses.asdict(config):
+            if trained != config:
                 raise UserError(f"supernet {str(folder)!r} was trained with other options; give another folder")
         else:
             space = make_space(config, data.num_classes)

@@ -89,6 +89,8 @@ class CostPenalty:
         return self.table.expected({slot.slot.name: slot.probabilities() for slot in self.slots}, self.cost)
 
     def __call__(self, loss: Tensor, _: Any) -> tuple[Tensor, dict[str, float]]:
+        if self.table is None:
+            return loss, {}
         expected = self.expected()
         return loss + self.weight * expected, {f"expected_{self.cost}": expected.item()}
 
@@ -116,8 +118,9 @@ class DartsModule(DartsLightningModule):
         """One step of the architecture on the search-validation part, one of the weights on the training part."""
         if not self.penalty.slots:
             self.penalty.slots = [module for module in self.model.modules() if isinstance(module, MixedSlot)]
-        if self.penalty.table is None:
-            assert isinstance(self.model, HybridSpace)
+        if self.penalty.table is None and self.penalty.weight:
+            if not isinstance(self.model, HybridSpace):
+                raise UserError("penalty needs table=… on a space of your own: its costs are only known of hybridize's spaces")
             images = batch["val"][0]
             candidates = self.penalty.slots[0].candidates.names
             self.penalty.table = CostTable.of(self.model.backbone, self.model.slots, candidates, images.shape[1:])

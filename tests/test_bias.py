@@ -138,12 +138,6 @@ def test_slot_speaks_for_what_is_inside_it() -> None:
     ]
 
 
-def test_acmix_around_an_unknown_attention_is_just_acmix() -> None:
-    operator = ACmix(4, 4, 2)
-    operator.attention = nn.Identity()  # type: ignore[assignment]
-    assert [o.operator for o in observe(nn.ModuleDict({"a": operator}), 0)] == ["acmix"]
-
-
 @pytest.mark.parametrize(
     ("slot", "stage"),
     [

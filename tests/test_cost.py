@@ -87,3 +87,16 @@ def test_unknown_measures_and_idle_slots_are_errors(table: CostTable) -> None:
 
     with pytest.raises(UserError, match="slot 'idle' takes no part"):
         survey(Idle(), find_slots(Idle()), (3, 8, 8))
+
+
+def test_a_slot_that_runs_twice_is_named() -> None:
+    class Twice(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.conv(x))
+
+    with pytest.raises(UserError, match="slot 'conv' runs more than once"):
+        survey(Twice(), find_slots(Twice()), (3, 8, 8))

@@ -98,6 +98,17 @@ def test_grouped_padded_otherwise_and_subclassed_convolutions_are_no_slots() -> 
     assert [slot.name for slot in find_slots(backbone)] == ["6", "7"]
 
 
+def test_a_module_at_two_places_is_named() -> None:
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    with pytest.raises(UserError, match="slot '0' is the same module as '1'"):
+        find_slots(nn.Sequential(conv, conv))
+
+
+def test_heads_of_another_type_are_named() -> None:
+    with pytest.raises(UserError, match="heads must be a number, globs with numbers, or None; got heads='4'"):
+        find_slots(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), heads="4")  # type: ignore[arg-type]
+
+
 def test_globs_choose_slots() -> None:
     backbone = timm.create_model("resnet18")
     names = [slot.name for slot in find_slots(backbone, ["layer1.*", "*.1.conv2"])]

@@ -87,6 +87,13 @@ def test_what_is_derived_shares_no_weight() -> None:
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.parametrize("operator", SEVEN)
+def test_the_type_of_the_backbone_is_kept(operator: str) -> None:
+    candidates = Candidates(SLOT, SEVEN, dense=nn.Conv2d(6, 8, 3, padding=1).double()).eval()
+    x = torch.randn(1, 6, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(candidates.derive(operator)(x), candidates.outputs(x)[operator])
+
+
 def test_what_is_derived_learns_its_mixing() -> None:
     candidates = Candidates(SLOT, ["conv", "acmix_local"])
     for parameter in candidates.mixings.parameters():

@@ -13,10 +13,10 @@ import pytest
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import read_history
 from acmix_nas.config import SearchConfig
-from acmix_nas.data import DataConfig, ImageData
+from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
-from acmix_nas.experiment import read_results
 from acmix_nas.files import read_json
+from acmix_nas.results import read_results
 from acmix_nas.train import Recipe
 from acmix_nas.trial import check_slots, corners, shared_supernet
 from tests.small import SLOTS
@@ -122,7 +122,3 @@ def test_corners_name_every_value_once() -> None:
     assert {s["a"] for s in settings} == {1, 2, 3}
     assert {s["b"] for s in settings} == {4, 5}
     assert {s["c"] for s in settings} == {0.1}
-
-
-def test_the_data_of_the_trial_is_what_its_options_say() -> None:
-    assert ImageData(CONFIG.data).image_size == 16

@@ -8,14 +8,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
-from acmix_nas.operators import ACmix, GlobalPath, LocalPath, WindowPath
+from acmix_nas.operators import ACmix
 
 __all__ = [
     "Leaning", "Observation", "acmix_of", "by_slot", "entropy", "last_epoch", "log_ratio", "observe", "stage_of",
     "with_probability",
 ]  # fmt: skip
-
-KINDS = {LocalPath: "local", WindowPath: "window", GlobalPath: "global"}
 
 
 class Observation(NamedTuple):
@@ -61,17 +59,11 @@ def observe(network: nn.Module, epoch: int) -> list[Observation]:
             observations += [Observation(epoch, name, *candidate) for candidate in module.lean()]
         elif isinstance(module, ACmix):
             slot = name.removesuffix(".operator")
-            observations.append(Observation(epoch, slot, acmix_name(module), None, module.alpha.item(), module.beta.item()))
+            observations.append(Observation(epoch, slot, module.name, None, module.alpha.item(), module.beta.item()))
         else:
             continue
         inside = f"{name}." if name else ""
     return observations
-
-
-def acmix_name(module: ACmix) -> str:
-    """`acmix_local`, …; `acmix` for an attention path that is none of ours."""
-    kind = next((kind for path, kind in KINDS.items() if isinstance(module.attention, path)), None)
-    return f"acmix_{kind}" if kind else "acmix"
 
 
 def stage_of(slot: str) -> str:

@@ -11,7 +11,7 @@ from acmix_nas.errors import one_of
 from acmix_nas.operators.convolution import ConvolutionPath
 from acmix_nas.operators.global_attention import GlobalPath
 from acmix_nas.operators.local_attention import LocalPath
-from acmix_nas.operators.stage import Macs, Path, Projection
+from acmix_nas.operators.stage import WINDOW, Macs, Path, Projection
 from acmix_nas.operators.window_attention import WindowPath
 
 __all__ = ["ATTENTIONS", "MIXINGS", "ACmix", "Mixing", "attention_path"]
@@ -25,7 +25,7 @@ def attention_path(
     channels: int,
     heads: int,
     *,
-    window: int = 7,
+    window: int = WINDOW,
     reduction: int = 1,
     stride: int = 1,
     dilation: int = 1,
@@ -101,7 +101,7 @@ class ACmix(nn.Module):
         out_channels: int,
         heads: int = 4,
         attention: str = "local",
-        window: int = 7,
+        window: int = WINDOW,
         kernel_size: int = 3,
         stride: int = 1,
         dilation: int = 1,
@@ -122,6 +122,11 @@ class ACmix(nn.Module):
         )  # fmt: skip
         self.convolution = ConvolutionPath(out_channels, heads, kernel_size, stride, dilation, device, dtype)
         self.mixing = Mixing(mixing, device, dtype)
+
+    @property
+    def name(self) -> str:
+        """What it is called as an operator, `acmix_local_k3`."""
+        return f"acmix_{self.attention.name}"
 
     @property
     def alpha(self) -> nn.Parameter:

@@ -45,13 +45,17 @@ class ConvolutionPath(Path):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise UserError(f"kernel_size must be odd and positive; got kernel_size={kernel_size}")
-        self.channels, self.heads, self.depth = channels, heads, head_channels(channels, heads)
+        self.channels, self.heads, self.depth = channels, heads, head_channels(channels, heads, stride, dilation)
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
         taps = kernel_size**2
         # Plain parameters: a host model's loop that initialises every nn.Conv2d cannot overwrite the shifts.
         self.fc = nn.Parameter(torch.empty(taps, 3 * heads, device=device, dtype=dtype))
         self.shift = nn.Parameter(torch.empty(channels, taps, kernel_size, kernel_size, device=device, dtype=dtype))
         self.reset_parameters()
+
+    @property
+    def name(self) -> str:
+        return "conv"
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_uniform_(self.fc, a=5**0.5)

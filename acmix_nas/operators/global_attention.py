@@ -42,8 +42,12 @@ class GlobalPath(Path):
         if reduction < 1:
             raise UserError(f"reduction of global attention must be positive; got reduction={reduction}")
         self.channels, self.heads, self.stride, self.reduction = channels, heads, stride, reduction
-        depth = head_channels(channels, heads)
+        depth = head_channels(channels, heads, stride)
         self.position = LinearPosition(depth, device, dtype) if position else None
+
+    @property
+    def name(self) -> str:
+        return "global" if self.reduction == 1 else f"global_r{self.reduction}"
 
     def forward(self, maps: Tensor) -> Tensor:
         q, k, v = split_maps(maps, self.heads, self.position)

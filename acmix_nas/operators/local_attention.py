@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from acmix_nas.errors import UserError, one_of
 from acmix_nas.operators.attend import LinearPosition, attend, split_maps
-from acmix_nas.operators.stage import Operator, Path, Projection, head_channels, strided
+from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, strided
 
 __all__ = ["BORDERS", "LocalAttention", "LocalPath"]
 
@@ -37,7 +37,7 @@ class LocalPath(Path):
         self,
         channels: int,
         heads: int,
-        window: int = 7,
+        window: int = WINDOW,
         stride: int = 1,
         dilation: int = 1,
         border: str = "reflect",
@@ -52,8 +52,12 @@ class LocalPath(Path):
             raise one_of("border", border, BORDERS)
         self.channels, self.heads = channels, heads
         self.window, self.stride, self.dilation, self.border = window, stride, dilation, border
-        depth = head_channels(channels, heads)
+        depth = head_channels(channels, heads, stride, dilation)
         self.position = LinearPosition(depth, device, dtype) if position else None
+
+    @property
+    def name(self) -> str:
+        return "local" if self.window == WINDOW else f"local_k{self.window}"
 
     def forward(self, maps: Tensor) -> Tensor:
         q, k, v = split_maps(maps, self.heads, self.position)

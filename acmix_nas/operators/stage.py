@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from acmix_nas.errors import UserError
 
-__all__ = ["Macs", "Operator", "Path", "Projection", "strided"]
+WINDOW = 7
+"""K where nothing else is said, as in the paper (appendix C)."""
+
+__all__ = ["WINDOW", "Macs", "Operator", "Path", "Projection", "strided"]
 
 
 class Macs(NamedTuple):
@@ -32,12 +35,15 @@ def strided(size: int, stride: int) -> int:
     return -(-size // stride)
 
 
-def head_channels(channels: int, heads: int) -> int:
+def head_channels(channels: int, heads: int, stride: int = 1, dilation: int = 1) -> int:
     """D, the channels of one head.
 
     Raises:
-        UserError: where the heads do not divide the channels.
+        UserError: where the heads do not divide the channels, or the stride or dilation is no positive number.
     """
+    for name, value in (("stride", stride), ("dilation", dilation)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1; got {name}={value}")
     if heads < 1 or channels % heads:
         raise UserError(f"out_channels must be divisible by heads; got out_channels={channels} and heads={heads}")
     return channels // heads
@@ -78,6 +84,12 @@ class Path(nn.Module):
     """
 
     channels: int
+    heads: int
+
+    @property
+    def name(self) -> str:
+        """What the path is called as an operator, `local_k3`."""
+        raise NotImplementedError
 
     def macs(self, height: int, width: int) -> float:
         """Multiply-adds for an input map of this size."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from acmix_nas.errors import UserError
 from acmix_nas.operators.attend import LinearPosition, attend, split_maps
-from acmix_nas.operators.stage import Operator, Path, Projection, head_channels, strided
+from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, strided
 
 __all__ = ["WindowAttention", "WindowPath"]
 
@@ -33,7 +33,7 @@ class WindowPath(Path):
         self,
         channels: int,
         heads: int,
-        window: int = 7,
+        window: int = WINDOW,
         stride: int = 1,
         shift: bool = False,
         position: bool = True,
@@ -44,8 +44,12 @@ class WindowPath(Path):
         if window < 1:
             raise UserError(f"window of window attention must be positive; got window={window}")
         self.channels, self.heads, self.window, self.stride, self.shift = channels, heads, window, stride, shift
-        depth = head_channels(channels, heads)
+        depth = head_channels(channels, heads, stride)
         self.position = LinearPosition(depth, device, dtype) if position else None
+
+    @property
+    def name(self) -> str:
+        return "window" if self.window == WINDOW else f"window_k{self.window}"
 
     def forward(self, maps: Tensor) -> Tensor:
         q, k, v = split_maps(maps, self.heads, self.position)

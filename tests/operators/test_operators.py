@@ -91,6 +91,8 @@ def test_cuda_agrees_with_the_cpu(cls: Any) -> None:
         ({"attention": "axial"}, ["attention", "local, window, global", "'axial'"]),
         ({"mixing": "none"}, ["mixing", "learned, fixed", "'none'"]),
         ({"kernel_size": 2}, ["kernel_size=2"]),
+        ({"stride": 0}, ["stride=0"]),
+        ({"dilation": 0}, ["dilation=0"]),
         ({"attention": "global", "reduction": 0}, ["reduction=0"]),
         ({"attention": "window", "window": 0}, ["window=0"]),
     ],
@@ -101,6 +103,13 @@ def test_errors_name_the_argument(arguments: dict[str, Any], names: list[str]) -
     message = str(error.value)
     assert "\n" not in message
     assert all(name in message for name in names), message
+
+
+@pytest.mark.parametrize("name", ["acmix_local", "acmix_local_k3", "acmix_window", "acmix_window_k4", "acmix_global_r2"])
+def test_an_acmix_knows_its_name(name: str) -> None:
+    from acmix_nas.slot import Slot, make_operator
+
+    assert make_operator(Slot("x", 8, 8, heads=2), name).get_submodule("operator").name == name
 
 
 def test_alpha_and_beta_start_at_one_half() -> None:
