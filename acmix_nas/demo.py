@@ -105,13 +105,7 @@ def train_all(
     pool = ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)
     )  # fmt: skip
-    columns = (
-        TextColumn("retraining"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("retraining"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with pool, Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         task = progress.add_task("", total=len(jobs))
         futures = {}

@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -89,9 +91,6 @@ def test_experiments(folder: Path) -> None:
 @pytest.mark.slow
 def test_nnictl_by_itself(folder: Path) -> None:
     """`nnictl create` as written (on a port that is free), until the experiment is done."""
-    import time
-    import urllib.request
-
     command = next(command for command in COMMANDS if command.startswith("nnictl create"))
     said = shell(command.replace("8080", "18080"), folder)
     experiment = re.search(r"Experiment ID: \W*(?:\[\d+m)?(\w+)", said)
