@@ -155,7 +155,7 @@ def retrain(
     ctx: typer.Context, saved: Saved, dataconfig: DataConfig, recipe: Recipe, output: Output = None, resume: Resume = False,
     warm: Annotated[bool, typer.Option(help="start from the weights that the search left, instead of from scratch")] = False,
     weights: Weights = None,
-    backbone_arg: Annotated[list[str] | None, typer.Option(help="key=value for timm, as in drop_path_rate=0.1")] = None,
+    backbone_args: Annotated[list[str] | None, typer.Option(help="more for timm, as in drop_path_rate=0.1")] = None,
     devices: Devices = 1, accelerator: Accelerator = "auto", parallel: Parallel = "auto",
 ) -> None:  # fmt: skip
     """Trains an architecture, on the search's images unless you say others; the test part is seen once, at the end."""
@@ -167,7 +167,7 @@ def retrain(
     trainer = {"devices": devices, "accelerator": accelerator, "strategy": parallel}
     if warm and found is None:
         raise UserError(f"--warm needs weights: there is no network.pt beside {str(saved)!r}; give --weights")
-    arguments = pairs("--backbone-arg", backbone_arg or [])
+    arguments = pairs("--backbone-args", backbone_args or [])
     result = run_training(
         architecture, data_of(architecture, dataconfig, typed(ctx, DataConfig)), recipe, folder,
         weights=found if warm else None, backbone_args=arguments,
