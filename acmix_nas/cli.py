@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,13 +16,14 @@ from rich.table import Table
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import report
+from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
 from acmix_nas.files import new_folder
 from acmix_nas.options import options, pairs, typed
 from acmix_nas.terminal import app, run
-from acmix_nas.train import Recipe, first_process
+from acmix_nas.train import first_process
 
 __all__ = ["main"]
 
@@ -50,8 +53,16 @@ def folder_for(output: Path | None, name: str, resume: bool = False) -> Path:
     if resume:
         raise UserError("--resume needs --output, the folder of the unfinished run")
     if first_process():
-        os.environ[CHOSEN] = str(new_folder(Path("runs"), name))
+        folder = new_folder(Path("runs"), name)
+        os.environ[CHOSEN] = str(folder)
+        atexit.register(remove_if_empty, folder)
     return Path(os.environ[CHOSEN])
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Take back a new folder that a mistake left without content."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def opened(saved: Path, weights: Path | None = None) -> tuple[Architecture, Path | None]:

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError, one_of
 from acmix_nas.files import provenance, read_json, write_json
 from acmix_nas.slot import DEFAULT_CANDIDATES, Heads
-from acmix_nas.train import Recipe
 
 __all__ = ["STRATEGIES", "SearchConfig"]
 

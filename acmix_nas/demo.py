@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from acmix_nas import profile as profiling
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import report as draw_bias
+from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
 from acmix_nas.experiment import launch
@@ -25,7 +26,6 @@ from acmix_nas.results import read_results
 from acmix_nas.retrain import data_of, retrain
 from acmix_nas.slot import OperatorName
 from acmix_nas.terminal import console
-from acmix_nas.train import Recipe
 
 __all__ = ["demo", "references"]
 

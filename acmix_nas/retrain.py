@@ -12,8 +12,9 @@ import pytorch_lightning as pl
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.backbone import load_weights
 from acmix_nas.bias import BiasLogger
+from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig, ImageData
-from acmix_nas.train import Recipe, fit, seed_all
+from acmix_nas.train import fit, seed_all
 
 __all__ = ["data_of", "retrain"]
 

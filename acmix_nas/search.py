@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import BiasLogger
+from acmix_nas.classification import Classification, Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import ImageData
@@ -30,18 +31,7 @@ from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, save_tensors, write_json
 from acmix_nas.search_spaces import HybridSpace, MixedSlot, SampledSlot
 from acmix_nas.strategies import DARTS, in_order
-from acmix_nas.train import (
-    Classification,
-    Recipe,
-    evaluate,
-    first_process,
-    make_trainer,
-    quiet,
-    recalibrate,
-    running,
-    seed_all,
-    trainer_options,
-)  # fmt: skip
+from acmix_nas.train import evaluate, first_process, make_trainer, quiet, recalibrate, running, seed_all, trainer_options
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
 

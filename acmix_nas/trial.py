@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import typer
 from torch.utils.tensorboard import SummaryWriter
 
+from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import DataConfig, ImageData
@@ -28,7 +29,6 @@ from acmix_nas.options import from_parameters, options
 from acmix_nas.results import link_for_web_page
 from acmix_nas.search import describe, judge, load_supernet, make_space, search, train_supernet
 from acmix_nas.terminal import app, run
-from acmix_nas.train import Recipe
 
 Check = Annotated[Path | None, typer.Option(help="only check the options and this search space (a JSON file), and stop")]
 Output = Annotated[Path | None, typer.Option(help="folder to write into; by default NNI's, or a new runs/trial-N")]

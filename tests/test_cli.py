@@ -223,6 +223,8 @@ def test_unknown_options_are_named(call: Call) -> None:
 
 def test_the_console_script_ends_the_same_way(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("acmix-nas")
-    done = subprocess.run([script, "export", "nothing"], capture_output=True, text=True, check=False, cwd=tmp_path)
+    command = [script, "search", "--backbone", "resnet1O"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
-    one_line(done.stderr, "nothing")
+    one_line(done.stderr, "resnet1O")
+    assert not list((tmp_path / "runs").iterdir())

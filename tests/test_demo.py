@@ -8,10 +8,10 @@ import pytest
 
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import read_history
+from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig
 from acmix_nas.demo import demo, references, spread, train_all, trained
 from acmix_nas.errors import UserError
-from acmix_nas.train import Recipe
 from tests.small import SLOTS
 
 FOUND = Architecture(

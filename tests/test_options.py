@@ -10,11 +10,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
 from acmix_nas.options import _fields, _help, fill, from_parameters, options, pairs
-from acmix_nas.train import Recipe
 
 
 @dataclass(frozen=True)

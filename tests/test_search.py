@@ -16,6 +16,7 @@ import torch
 from acmix_nas import build
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import read_history
+from acmix_nas.classification import Classification, Recipe
 from acmix_nas.config import STRATEGIES, SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import DataConfig, ImageData
@@ -23,7 +24,6 @@ from acmix_nas.errors import UserError
 from acmix_nas.files import read_json
 from acmix_nas.search import judge, load_supernet, make_space, search
 from acmix_nas.terminal import BrokenRun
-from acmix_nas.train import Classification, Recipe
 from tests.small import SLOTS
 
 DATA = DataConfig(image_size=16, batch_size=128)
@@ -129,7 +129,7 @@ def test_with_the_task_zeroed_the_penalty_moves_the_probabilities(tmp_path: Path
 def test_a_loss_that_is_no_number_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Classification.training_step
     monkeypatch.setattr(Classification, "training_step", lambda self, batch, i: float("nan") * real(self, batch, i))
-    monkeypatch.setattr("acmix_nas.train.Classification._record", record_nan)
+    monkeypatch.setattr("acmix_nas.classification.Classification._record", record_nan)
     with pytest.raises(BrokenRun, match="train_loss is nan after epoch 1"):
         search(config(strategy="random"), tmp_path, progress=False)
     assert not (tmp_path / "supernet.pt").exists()

@@ -17,9 +17,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from acmix_nas.classification import Classification, Recipe, Retraining
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
-from acmix_nas.train import Classification, Recipe, Retraining, evaluate, fit, recalibrate
+from acmix_nas.train import evaluate, fit, recalibrate
 
 CPU = {"accelerator": "cpu"}
 
@@ -288,7 +289,8 @@ DISTRIBUTED = """
 import sys
 from pathlib import Path
 from acmix_nas.data import DataConfig, ImageData
-from acmix_nas.train import Recipe, fit
+from acmix_nas.classification import Recipe
+from acmix_nas.train import fit
 from tests.test_train import tiny
 
 data = ImageData(DataConfig(image_size=8, batch_size=64))

@@ -12,12 +12,12 @@ import pytest
 
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import read_history
+from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
 from acmix_nas.files import read_json
 from acmix_nas.results import read_results
-from acmix_nas.train import Recipe
 from acmix_nas.trial import check_slots, corners, shared_supernet
 from tests.small import SLOTS
 
