@@ -33,3 +33,21 @@ def train_briefly(network: nn.Module, steps: int = 2, resample: Any = lambda: No
             if name.endswith(("alpha", "beta")):
                 parameter.uniform_(0.2, 1.5)
     return network.eval()
+
+
+class Tiny(nn.Sequential):
+    """With all that a continued run could get wrong: dropout, batch norm, and a scalar such as α."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(72, 10)
+        )  # fmt: skip
+        self.alpha = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.alpha * super().forward(x)
+
+
+def tiny() -> Tiny:
+    torch.manual_seed(1)
+    return Tiny()

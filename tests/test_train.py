@@ -17,30 +17,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from acmix_nas.classification import Classification, Recipe, Retraining
+from acmix_nas.classification import Recipe, Retraining
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
 from acmix_nas.train import evaluate, fit, recalibrate
+from tests.small import Tiny, tiny
 
 CPU = {"accelerator": "cpu"}
-
-
-class Tiny(nn.Sequential):
-    """With all that a continued run could get wrong: dropout, batch norm, and a scalar such as α."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(72, 10)
-        )  # fmt: skip
-        self.alpha = nn.Parameter(torch.tensor(0.5))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.alpha * super().forward(x)
-
-
-def tiny() -> Tiny:
-    torch.manual_seed(1)
-    return Tiny()
 
 
 @pytest.fixture(scope="module")
@@ -208,25 +191,6 @@ def test_manual_optimisation_follows_the_same_schedule(data: ImageData, tmp_path
     assert set(tested) == {"test_loss", "test_accuracy"}
 
 
-def test_scalars_biases_and_norms_do_not_decay() -> None:
-    optimizer = Retraining(tiny(), Recipe(schedule="none"), 10).configure_optimizers()["optimizer"]
-    decayed = [p.shape for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]]
-    assert decayed == [(8, 3, 3, 3), (10, 72)]
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == 7
-
-
-def test_mixing_takes_an_odd_batch() -> None:
-    module = Retraining(tiny(), Recipe(mixup=1.0, label_smoothing=0.0), 10)
-    module.log = lambda *_, **__: None  # type: ignore[method-assign]
-    loss = module.training_step((torch.randn(5, 3, 8, 8), torch.arange(5)), 0)
-    assert loss.isfinite()
-
-
-def test_the_base_owns_no_network() -> None:
-    with pytest.raises(NotImplementedError):
-        _ = Classification(Recipe(), 10).network
-
-
 def test_prints_nothing_without_progress(
     data: ImageData, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -261,23 +225,6 @@ def test_recalibration_is_the_plain_mean_over_the_batches(data: ImageData) -> No
     torch.testing.assert_close(network[1].running_mean, expected)
     assert network[1].momentum == 0.3
     assert not any(module.training for module in network.modules())
-
-
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [
-        ({"epochs": 0}, "epochs must be at least 1; got epochs=0"),
-        ({"lr": 0.0}, "lr must be positive"),
-        ({"epochs": 2, "warmup_epochs": 3}, "warmup_epochs must be from 0 to epochs=2; got warmup_epochs=3"),
-        ({"min_lr": 1.0}, "min_lr must be from 0 to lr"),
-        ({"ema_decay": 1.0}, "ema_decay must be 0 or more and less than 1"),
-        ({"schedule": "plateau"}, "schedule must be one of cosine, tanh, poly, none; got 'plateau'"),
-        ({"precision": "8"}, "precision must be one of 32-true"),
-    ],
-)
-def test_a_wrong_recipe_is_one_line(wrong: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        Recipe(**wrong)
 
 
 def test_an_unknown_optimizer_is_one_line(data: ImageData, tmp_path: Path) -> None:
