@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -93,17 +94,18 @@ def test_nnictl_by_itself(folder: Path) -> None:
     """`nnictl create` as written (on a port that is free), until the experiment is done."""
     command = next(command for command in COMMANDS if command.startswith("nnictl create"))
     said = shell(command.replace("8080", "18080"), folder)
-    experiment = re.search(r"Experiment ID: \W*(?:\[\d+m)?(\w+)", said)
+    experiment = re.search(r"Experiment ID: (\w+)", re.sub(r"\x1b\[\d+m", "", said))  # nnictl prints colours
     assert experiment, said
     try:
         for _ in range(200):
             time.sleep(3)
-            with urllib.request.urlopen("http://localhost:18080/api/v1/nni/check-status") as answer:
-                status = answer.read().decode()
-            if '"DONE"' in status or "NO_MORE_TRIAL" in status:
+            with urllib.request.urlopen("http://localhost:18080/api/v1/nni/trial-jobs") as answer:
+                jobs = [job["status"] for job in json.load(answer)]
+            assert set(jobs) <= {"WAITING", "RUNNING", "SUCCEEDED"}
+            if jobs.count("SUCCEEDED") == 4:
                 break
         else:
-            raise AssertionError(status)
+            raise AssertionError(jobs)
     finally:
         shell(f"nnictl stop {experiment[1]}", folder)
     assert shell(f"acmix-nas export {experiment[1]} --output runs/by-id", folder)
