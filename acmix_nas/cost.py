@@ -35,8 +35,8 @@ class Cost(NamedTuple):
 def operator_cost(slot: Slot, operator: str, height: int, width: int) -> Cost:
     """The cost of an operator of the derived network, on an input map of this size.
 
-    Every product of an attention counts, those of the mask too where the paper counts them (K² keys per query), and a dense
-    convolution counts as Stage I (Table 1).
+    Every product of an attention counts, with K² keys for each query at the border too, as in the paper; a dense convolution
+    counts as Stage I (Table 1).
     """
     module = make_operator(slot, operator, device="meta")
     parameters = float(sum(parameter.numel() for parameter in module.parameters()))
@@ -82,7 +82,7 @@ def survey(network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int])
         input_size: (channels, height, width) of one image.
 
     Raises:
-        UserError: where a slot takes no part in the forward.
+        UserError: where a slot takes no part in the forward, or runs more than once.
     """
     meta = copy.deepcopy(network).to("meta").eval()
     holes = {slot.name: Hole(slot) for slot in slots}
