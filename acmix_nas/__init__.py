@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 # NNI wraps what it finds in torch.nn, and warns of every class there that is not a module.
 warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
 
+from acmix_nas import models  # noqa: E402  registers the networks with timm
 from acmix_nas.architecture import Architecture, build  # noqa: E402
 from acmix_nas.errors import UserError  # noqa: E402
 from acmix_nas.operators import ACmix  # noqa: E402
@@ -20,7 +21,7 @@ from acmix_nas.operators import ACmix  # noqa: E402
 if TYPE_CHECKING:
     from acmix_nas.search_spaces import hybridize
 
-__all__ = ["ACmix", "Architecture", "UserError", "build", "hybridize"]
+__all__ = ["ACmix", "Architecture", "UserError", "build", "hybridize", "models"]
 
 
 def __getattr__(name: str) -> Any:

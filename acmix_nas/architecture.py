@@ -12,6 +12,7 @@ from timm.models import register_model
 from torch import nn
 
 from acmix_nas.backbone import as_features, load_weights, make_backbone
+from acmix_nas.blocks import open_blocks
 from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, read_json, write_json
 from acmix_nas.slot import Heads, OperatorName, Slot, check_candidates, find_slots, make_operator, put
@@ -98,26 +99,29 @@ class Architecture:
         if not all(isinstance(glob, str) for glob in content.get("pattern", [])):
             raise UserError(f"{where}: pattern must hold globs; it is {content['pattern']!r}")
         try:
-            check_candidates(content["candidates"])
+            if content["candidates"] or content["slots"]:
+                check_candidates(content["candidates"])
             for slot, operator in content["slots"].items():
-                check_operator(slot, operator, content["candidates"])
+                check_operator(slot, operator)
         except (UserError, TypeError) as error:
             raise UserError(f"{where}: {error}") from None
         return cls(**content, made=made)
 
     def check_slots(self, found: Sequence[Slot]) -> None:
-        """Whether these are the slots of the backbone.
+        """Whether these are the slots of the backbone, and the operators candidates there.
 
         Raises:
-            UserError: naming the first unknown or missing slot.
+            UserError: naming the first slot that does not fit.
         """
-        names = [slot.name for slot in found]
-        for slot in self.slots:
-            if slot not in names:
+        candidates = {slot.name: slot.candidates for slot in found}
+        for slot, operator in self.slots.items():
+            if slot not in candidates:
                 raise UserError(
-                    f"architecture names the unknown slot {slot!r}; backbone {self.backbone} has {', '.join(names)}"
+                    f"architecture names the unknown slot {slot!r}; backbone {self.backbone} has {', '.join(candidates)}"
                 )
-        for name in names:
+            if operator not in candidates[slot]:
+                raise UserError(f"slot {slot!r}: {operator!r} is none of the candidates {', '.join(candidates[slot])}")
+        for name in candidates:
             if name not in self.slots:
                 raise UserError(f"architecture misses slot {name!r} of backbone {self.backbone}; export it again")
 
@@ -129,8 +133,8 @@ class Architecture:
         return replace(self, slots=slots, candidates=candidates, metric={}, probabilities={}, made=provenance())
 
 
-def check_operator(slot: str, operator: str, candidates: Sequence[str]) -> None:
-    """Whether the operator exists and is a candidate.
+def check_operator(slot: str, operator: str) -> None:
+    """Whether the operator exists.
 
     Raises:
         UserError: naming the slot.
@@ -139,8 +143,26 @@ def check_operator(slot: str, operator: str, candidates: Sequence[str]) -> None:
         OperatorName.parse(operator)
     except (UserError, TypeError) as error:
         raise UserError(f"slot {slot!r}: {error}") from None
-    if operator not in candidates:
-        raise UserError(f"slot {slot!r}: {operator!r} is none of the candidates {', '.join(candidates)}")
+
+
+def skeleton(
+    architecture: Architecture, num_classes: int | None = None, backbone: nn.Module | None = None, **backbone_args: Any
+) -> tuple[nn.Module, list[Slot]]:
+    """The backbone of an architecture with nothing put at its slots yet, and the slots. Arguments, errors: as of `build`."""
+    if backbone is None:
+        if architecture.backbone is None:
+            raise UserError("architecture was searched on a module of its own; pass that module as backbone=…")
+        arguments = {**architecture.backbone_args, **backbone_args}
+        num_classes = architecture.data.get("num_classes") if num_classes is None else num_classes
+        if num_classes is not None:
+            arguments["num_classes"] = num_classes
+        backbone = make_backbone(architecture.backbone, arguments)
+    if not architecture.slots:
+        return backbone, []
+    open_blocks(backbone)
+    slots = find_slots(backbone, architecture.pattern, architecture.heads, architecture.candidates)
+    architecture.check_slots(slots)
+    return backbone, slots
 
 
 def build(
@@ -150,7 +172,7 @@ def build(
     backbone: nn.Module | None = None,
     **backbone_args: Any,
 ) -> nn.Module:
-    """The network of an architecture.
+    """The network of an architecture; without slots, the backbone as it is.
 
     Args:
         architecture: the file, or what was read from it.
@@ -164,23 +186,12 @@ def build(
     """
     if not isinstance(architecture, Architecture):
         architecture = Architecture.load(architecture)
-    if backbone is None:
-        if architecture.backbone is None:
-            raise UserError("architecture was searched on a module of its own; pass that module as backbone=…")
-        arguments = {**architecture.backbone_args, **backbone_args}
-        num_classes = architecture.data.get("num_classes") if num_classes is None else num_classes
-        if num_classes is not None:
-            arguments["num_classes"] = num_classes
-        backbone = make_backbone(architecture.backbone, arguments)
-    slots = find_slots(backbone, architecture.pattern, architecture.heads)
-    architecture.check_slots(slots)
+    network, slots = skeleton(architecture, num_classes, backbone, **backbone_args)
     for slot in slots:
-        dense = backbone.get_submodule(slot.name)
-        assert isinstance(dense, nn.Conv2d)
-        put(backbone, slot.name, make_operator(slot, architecture.slots[slot.name], dense))
+        put(network, slot.name, make_operator(slot, architecture.slots[slot.name], network.get_submodule(slot.name)))
     if weights is not None:
-        load_weights(backbone, Path(weights))
-    return backbone
+        load_weights(network, Path(weights))
+    return network
 
 
 @register_model
@@ -207,7 +218,6 @@ def acmix_nas(pretrained: bool = False, architecture: str | Path | Architecture 
         return network
     if architecture.backbone is None:
         raise UserError("features_only needs a backbone of timm's; this architecture was searched on a module of its own")
-    plain = make_backbone(architecture.backbone, dict(architecture.backbone_args))
-    slots = find_slots(plain, architecture.pattern, architecture.heads)
+    slots = skeleton(architecture)[1]
     of_backbone = {name: value for name, value in arguments.items() if name not in ("weights", "num_classes", "backbone")}
     return as_features(network, slots, architecture.backbone, {**architecture.backbone_args, **of_backbone, **of_features})

@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import nn
 
+from acmix_nas.blocks import open_blocks
 from acmix_nas.errors import UserError
 from acmix_nas.slot import Slot, put
 
@@ -44,6 +45,7 @@ def as_features(network: nn.Module, slots: list[Slot], backbone: str, arguments:
         arguments: what timm's `create_model` takes with `features_only`, such as `out_indices`.
     """
     features = make_backbone(backbone, {**arguments, "features_only": True})
+    open_blocks(features)
     here = {_flat(name): name for name, _ in features.named_modules()}
     for slot in slots:
         if _flat(slot.name) in here:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import os
+import shlex
 import shutil
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
+import timm
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import report
+from acmix_nas.bias.history import HISTORY
 from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
 from acmix_nas.files import new_folder
-from acmix_nas.options import options, pairs, typed
+from acmix_nas.options import BackboneArgs, options, pairs, typed
+from acmix_nas.retrain import data_of, sized
+from acmix_nas.retrain import retrain as run_training
 from acmix_nas.terminal import app, run
 from acmix_nas.train import first_process
 
@@ -35,7 +41,8 @@ Resume = Annotated[bool, typer.Option(help="continue the unfinished run in --out
 Devices = Annotated[int, typer.Option(help="how many devices of this machine")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, gpu, …: Lightning's names")]
 Parallel = Annotated[str, typer.Option(help="how several devices work together, auto, ddp, …: Lightning's strategies")]
-Saved = Annotated[Path, typer.Argument(help="architecture.json, or the folder of a search or retraining that holds one")]
+SAVED = "architecture.json, the folder of a search or retraining that holds one, or a name that timm knows"
+Saved = Annotated[Path, typer.Argument(help=SAVED)]
 Weights = Annotated[Path | None, typer.Option(help="state dict; network.pt beside the architecture by default")]
 ImageSize = Annotated[int | None, typer.Option(help="side of the images; that of the search by default")]
 
@@ -66,15 +73,20 @@ def remove_if_empty(folder: Path) -> None:
 
 
 def opened(saved: Path, weights: Path | None = None) -> tuple[Architecture, Path | None]:
-    """The architecture in a file or a folder, and its weights, where there are any."""
+    """The architecture in a file or a folder, or of a backbone as it stands, and its weights, where there are any."""
+    if not saved.exists():
+        if not timm.is_model(str(saved)):
+            raise UserError(f"architecture: no file or folder {str(saved)!r}, and timm knows no network of this name")
+        return Architecture(str(saved), slots={}, candidates=()), weights
     file = saved / "architecture.json" if saved.is_dir() else saved
     beside = file.with_name(file.name.replace("architecture", "network")).with_suffix(".pt")
     return Architecture.load(file), weights or (beside if beside.exists() else None)
 
 
-def size_for(architecture: Architecture, image_size: int | None) -> int:
-    """The side of the images."""
-    size = image_size or architecture.data.get("image_size")
+def size_for(architectures: Iterable[Architecture], image_size: int | None) -> int:
+    """The side of the images: the one given, or else that of the first architecture that says one."""
+    said = (architecture.data["image_size"] for architecture in architectures if "image_size" in architecture.data)
+    size = image_size or next(said, None)
     if size is None:
         raise UserError("--image-size must be given: the architecture does not say on what images it was searched")
     return int(size)
@@ -121,11 +133,16 @@ def experiment(
     working_directory: Annotated[
         Path | None, typer.Option(help="where NNI keeps experiments; what the config says, or ~/nni-experiments, by default")
     ] = None,
+    data: Annotated[str | None, typer.Option(help="other images for every trial; those of the config by default")] = None,
+    trial_options: Annotated[str, typer.Option(help="more for every trial, as in '--image-size 64 --epochs 30'")] = "",
 ) -> None:
     """Checks a config of nnictl, runs its experiment to the end, and stops it."""
     from acmix_nas.experiment import launch
 
-    folder = launch(config, port=port, timeout=timeout, working_directory=working_directory)
+    if data is not None:
+        images = Path(data).expanduser()  # trials run in another folder
+        trial_options = f"--data {shlex.quote(str(images.resolve()) if images.is_dir() else data)} {trial_options}"
+    folder = launch(config, port=port, timeout=timeout, working_directory=working_directory, trial_options=trial_options)
     out.print(f"experiment {folder}\nnext: acmix-nas export {folder}")
 
 
@@ -166,13 +183,10 @@ def retrain(
     ctx: typer.Context, saved: Saved, dataconfig: DataConfig, recipe: Recipe, output: Output = None, resume: Resume = False,
     warm: Annotated[bool, typer.Option(help="start from the weights that the search left, instead of from scratch")] = False,
     weights: Weights = None,
-    backbone_args: Annotated[list[str] | None, typer.Option(help="more for timm, as in drop_path_rate=0.1")] = None,
+    backbone_args: BackboneArgs = None,
     devices: Devices = 1, accelerator: Accelerator = "auto", parallel: Parallel = "auto",
 ) -> None:  # fmt: skip
     """Trains an architecture, on the search's images unless you say others; the test part is seen once, at the end."""
-    from acmix_nas.retrain import data_of
-    from acmix_nas.retrain import retrain as run_training
-
     architecture, found = opened(saved, weights)
     folder = folder_for(output, "retrain", resume)
     trainer = {"devices": devices, "accelerator": accelerator, "strategy": parallel}
@@ -200,7 +214,6 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="other images of the same classes; those of the training by default")] = None,
 ) -> None:
     """Measures the accuracy of a retrained network again."""
-    from acmix_nas.retrain import data_of
     from acmix_nas.train import evaluate as run_evaluation
 
     architecture, weights = opened(folder)
@@ -217,17 +230,18 @@ def evaluate(
 
 @cli.command()
 def profile(
-    saved: Annotated[list[Path], typer.Argument(help="architecture files or folders, to be put side by side")],
+    saved: Annotated[list[Path], typer.Argument(help=f"each {SAVED}")],
     image_size: ImageSize = None,
     batch_size: Annotated[int, typer.Option(help="the batch that is timed beside single images")] = 8,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU by default, where there is one")] = None,
     output: Output = None,
 ) -> None:
-    """Counts parameters and multiply-adds, and measures latency and memory."""
+    """Counts parameters and multiply-adds, and measures latency and memory, of networks side by side."""
     from acmix_nas import profile as profiling
 
     architectures = {name_of(path, saved): opened(path)[0] for path in saved}
-    size = size_for(next(iter(architectures.values())), image_size)
+    size = size_for(architectures.values(), image_size)
+    architectures = {name: sized(architecture, size) for name, architecture in architectures.items()}
     networks = {name: build(architecture) for name, architecture in architectures.items()}
     counts = {name: profiling.count(architecture, size) for name, architecture in architectures.items()}
     folder = folder_for(output, "profile")
@@ -240,23 +254,76 @@ def profile(
 
 
 def name_of(path: Path, among: list[Path]) -> str:
-    """A short name that tells the paths apart."""
-    folders = [(p if p.is_dir() else p.parent).resolve() for p in among]
-    here = (path if path.is_dir() else path.parent).resolve()
+    """A short name that tells the paths apart; the name of a network of timm's stays."""
     if among.count(path) > 1:
         raise UserError(f"{str(path)!r} is named twice; name it once")
+    if not path.exists():
+        return str(path)
+    folders = [(p if p.is_dir() else p.parent).resolve() for p in among if p.exists()]
+    here = (path if path.is_dir() else path.parent).resolve()
     return here.name if [folder.name for folder in folders].count(here.name) == 1 else str(path)
 
 
 @cli.command()
 def bias(
-    runs: Annotated[list[Path], typer.Argument(help="folders of searches or retrainings")],
+    runs: Annotated[list[Path], typer.Argument(help="folders of searches or retrainings, or one of an experiment")],
     output: Output = None,
 ) -> None:
-    """Draws where networks lean to convolution and where to attention: Figure 5 of the paper, a heat map, and a table."""
-    named = {name_of(path, runs).replace("/", "_"): path for path in runs}
-    for file in report(named, folder_for(output, "bias")):
-        out.print(str(file))
+    """Draws where networks lean to convolution and where to attention: Figure 5 of the paper, a heat map, and a table.
+
+    Of an experiment, the trials of each backbone are drawn together, in a folder of their own where there are several.
+    """
+    # A run has its result in it, an experiment has those of its trials below.
+    if len(runs) == 1 and not (runs[0] / HISTORY).exists() and any(runs[0].glob("*/**/result.json")):
+        groups = trials_of(runs[0])
+    else:
+        groups = {"": {name_of(path, runs).replace("/", "_"): path for path in runs}}
+    folder = folder_for(output, "bias")
+    for backbone, named in groups.items():
+        for file in report(named, folder / backbone if len(groups) > 1 else folder):
+            out.print(str(file), soft_wrap=True)
+
+
+def trials_of(experiment: Path) -> dict[str, dict[str, Path]]:
+    """Backbone → what tells a trial apart → its folder, of the trials that have a history, in their order."""
+    from acmix_nas.results import read_results
+
+    groups: dict[str, dict[str, Path]] = {}
+    for trial in sorted(read_results(experiment), key=lambda trial: trial.sequence):
+        if not (trial.folder / HISTORY).exists():
+            continue  # a network without ACmix, such as one of Table 6
+        named = groups.setdefault(str(Architecture.load(trial.architecture).backbone), {})
+        # Of a mapping, such as a backbone with its arguments, the first value is its name.
+        words = [
+            str(next(iter(value.values()), name)) if isinstance(value, Mapping) else f"{name}={value}"
+            for name, value in trial.parameters.items()
+        ]
+        label = "-".join(words).replace("/", "_")
+        named[f"{label}-{trial.sequence}" if not label or label in named else label] = trial.folder
+    if not groups:
+        raise UserError(f"no trial of {str(experiment)!r} has a {HISTORY}: none of their networks has an ACmix or was searched")
+    return groups
+
+
+@cli.command()
+def paper(
+    what: Annotated[str, typer.Argument(help="models, table1, table6, table7, table8 or fig5")],
+    experiment: Annotated[
+        str | None, typer.Argument(help="id or folder of an experiment of experiments/paper-….yml, for table6, table7, fig5")
+    ] = None,
+    output: Output = None,
+) -> None:
+    """The paper's tables beside what is counted here, and beside what an experiment found; Figure 5 of an experiment."""
+    from acmix_nas.paper import tables
+    from acmix_nas.results import find_experiment
+
+    trials = None if experiment is None else find_experiment(experiment)
+    if what != "fig5":
+        out.print(tables(what, trials))
+        return
+    if trials is None:
+        raise UserError("fig5 needs the folder of an experiment: acmix-nas experiment experiments/paper-bias.yml gives one")
+    bias([trials], output)
 
 
 @cli.command("export-onnx")
@@ -270,7 +337,8 @@ def export_onnx(
     from acmix_nas.export import export_onnx as run_export
 
     architecture, found = opened(saved, weights)
-    difference = run_export(build(architecture, weights=found), file, size_for(architecture, image_size))
+    size = size_for([architecture], image_size)
+    difference = run_export(build(sized(architecture, size), weights=found), file, size)
     out.print(f"{file}: differs from PyTorch by {difference:.1e} of the output's scale")
 
 

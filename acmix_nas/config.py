@@ -27,9 +27,10 @@ class SearchConfig:
     Args:
         backbone: a name that timm knows.
         backbone_args: what timm's create_model takes for it.
-        candidates: the operators of every slot.
+        candidates: the operators of every slot; "home" is the attention that stands there, `local` in place of a convolution.
         slots: globs of module paths that choose the slots.
-        heads: of every slot, or globs of slots with numbers; None adapts to the channels.
+        heads: of every slot, or globs of slots with numbers; None keeps those of an attention
+            and adapts to the channels of a convolution.
         share: what stands on the shared Stage I, "all", "attention" (conv keeps its own kernel) or "none".
         strategy: "darts", "gumbel", "proxyless", or "random": uniform single paths, then the best of random samples.
         penalty: weight of the expected cost, of darts.

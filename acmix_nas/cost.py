@@ -15,7 +15,7 @@ from acmix_nas.errors import UserError, one_of
 from acmix_nas.operators import ACmix, Operator, strided
 from acmix_nas.slot import Slot, make_operator, put
 
-__all__ = ["MEASURES", "Cost", "CostTable", "operator_cost", "survey"]
+__all__ = ["MEASURES", "Cost", "CostTable", "module_cost", "operator_cost", "survey"]
 
 MEASURES = ("macs", "parameters")
 
@@ -38,14 +38,18 @@ def operator_cost(slot: Slot, operator: str, height: int, width: int) -> Cost:
     Every product of an attention counts, with K² keys for each query at the border too, as in the paper; a dense convolution
     counts as Stage I (Table 1).
     """
-    module = make_operator(slot, operator, device="meta")
+    return module_cost(make_operator(slot, operator, device="meta"), height, width)
+
+
+def module_cost(module: nn.Module, height: int, width: int) -> Cost:
+    """The cost of what stands at a slot: a convolution, an operator, or one with its normalisation."""
     parameters = float(sum(parameter.numel() for parameter in module.parameters()))
     if isinstance(module, nn.Conv2d):
-        area = strided(height, slot.stride) * strided(width, slot.stride)
+        area = strided(height, module.stride[0]) * strided(width, module.stride[1])
         return Cost(float(module.weight.numel()) * area, 0.0, parameters)
-    inner = module.get_submodule("operator")
-    assert isinstance(inner, Operator | ACmix)
-    macs = inner.macs(height, width)
+    operator = module.get_submodule("operator") if isinstance(module, nn.Sequential) else module
+    assert isinstance(operator, Operator | ACmix)
+    macs = operator.macs(height, width)
     return Cost(macs.stage1, macs.stage2, parameters)
 
 
@@ -108,12 +112,12 @@ class CostTable:
     rest_parameters: float
 
     @classmethod
-    def of(
-        cls, network: nn.Module, slots: Sequence[Slot], candidates: Sequence[str], input_size: Sequence[int]
-    ) -> CostTable:  # fmt: skip
+    def of(cls, network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int]) -> CostTable:
         """The table of a backbone, for images of `input_size` (channels, height, width)."""
         found = survey(network, slots, input_size)
-        costs = {slot.name: {op: operator_cost(slot, op, *found.sizes[slot.name]) for op in candidates} for slot in slots}
+        costs = {
+            slot.name: {name: operator_cost(slot, name, *found.sizes[slot.name]) for name in slot.candidates} for slot in slots
+        }
         return cls(costs, found.rest_macs, found.rest_parameters)
 
     def values(self, measure: str) -> dict[str, list[float]]:

@@ -18,7 +18,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
-from acmix_nas.errors import UserError
+from acmix_nas.errors import UserError, one_of
 
 __all__ = ["DataConfig", "ImageData"]
 
@@ -26,6 +26,7 @@ __all__ = ["DataConfig", "ImageData"]
 FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 # Digits up to this size are transformed once and kept (about 200 MB at 96 pixels): an epoch then costs milliseconds.
 KEPT_SIZE = 96
+ERASERS = ("const", "pixel")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class DataConfig:
         color_jitter: strength of brightness, contrast and saturation.
         auto_augment: such as "rand-m9-mstd0.5".
         re_prob: probability of random erasing.
+        re_mode: what erases, "const" (black) or "pixel" (noise).
+        crop_pct: share of the shorter side that is cut out of the middle, where images are not augmented.
         mean: of the channels, from 0 to 1.
         std: of the channels.
     """
@@ -59,6 +62,8 @@ class DataConfig:
     color_jitter: float = 0.0
     auto_augment: str | None = None
     re_prob: float = 0.0
+    re_mode: str = "const"
+    crop_pct: float = 1.0
     mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
     std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
 
@@ -72,6 +77,10 @@ class DataConfig:
         for field, least in (("image_size", 8), ("batch_size", 1), ("workers", 0)):
             if getattr(self, field) < least:
                 raise UserError(f"{field} must be at least {least}; got {field}={getattr(self, field)}")
+        if not 0 < self.crop_pct <= 1:
+            raise UserError(f"crop_pct must be positive and at most 1; got crop_pct={self.crop_pct}")
+        if self.re_mode not in ERASERS:
+            raise one_of("re_mode", self.re_mode, ERASERS)
 
     @property
     def augmented(self) -> bool:
@@ -113,7 +122,7 @@ class ImageData(pl.LightningDataModule):
         """What a later step needs in order to read the same images, and the number of their classes."""
         config = self.config
         return {
-            "name": config.name, "root": config.root, "image_size": config.image_size,
+            "name": config.name, "root": config.root, "image_size": config.image_size, "crop_pct": config.crop_pct,
             "mean": list(config.mean), "std": list(config.std), "num_classes": self.num_classes,
         }  # fmt: skip
 
@@ -209,17 +218,17 @@ def _keep(images: _Transformed) -> TensorDataset:
 
 
 def _transform(config: DataConfig, augmented: bool) -> Callable[[Image.Image], torch.Tensor]:
-    """timm's: the shorter side is resized to the image size and the middle is cut out, unless images are augmented."""
+    """timm's: the shorter side is resized to the image size over crop_pct and the middle is cut out, unless augmented."""
     common: dict[str, Any] = {"interpolation": "bicubic", "mean": config.mean, "std": config.std}
     if not augmented:
-        return create_transform(config.image_size, crop_pct=1.0, **common)
+        return create_transform(config.image_size, crop_pct=config.crop_pct, **common)
     try:
         # timm takes None for no colour jitter, and does not say so in its types.
         jitter: Any = config.color_jitter or None
         return create_transform(
             config.image_size, is_training=True, hflip=config.hflip, color_jitter=jitter,
-            auto_augment=config.auto_augment, re_prob=config.re_prob, scale=config.scale or (1.0, 1.0),
-            ratio=None if config.scale else (1.0, 1.0), **common,
+            auto_augment=config.auto_augment, re_prob=config.re_prob, re_mode=config.re_mode,
+            scale=config.scale or (1.0, 1.0), ratio=None if config.scale else (1.0, 1.0), **common,
         )  # fmt: skip
     except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
         # timm checks these with assertions, and not all of them.

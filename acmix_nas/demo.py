@@ -24,7 +24,7 @@ from acmix_nas.errors import UserError
 from acmix_nas.experiment import launch
 from acmix_nas.results import read_results
 from acmix_nas.retrain import data_of, retrain
-from acmix_nas.slot import OperatorName
+from acmix_nas.slot import OperatorName, check_candidates
 from acmix_nas.terminal import console
 
 __all__ = ["demo", "references"]
@@ -34,7 +34,7 @@ FOUND = "found"
 
 def references(architecture: Architecture) -> dict[str, Architecture]:
     """The same backbone with one operator everywhere: convolution, attention, and ACmix on that attention."""
-    attentions = [OperatorName.parse(operator).attention for operator in architecture.candidates]
+    attentions = [OperatorName.parse(operator).attention for operator in check_candidates(architecture.candidates)]
     attention = next((name for name in attentions if name is not None), "local")
     return {f"all {operator}": architecture.uniform(operator) for operator in ("conv", attention, f"acmix_{attention}")}
 

@@ -70,10 +70,13 @@ class ExperimentError(BrokenRun):
 # Before the start
 
 
-def check(config: Path) -> dict[str, Any]:
+def check(config: Path, trial_options: str = "") -> dict[str, Any]:
     """Validate an experiment's config, its tuner and its trial, before anything starts.
 
     The tuner is built once with the search space, and the trial is run once as `<trialCommand> --check <search-space.json>`.
+
+    Args:
+        trial_options: goes to the end of `trialCommand`, where an option stands over the same one before it.
 
     Returns:
         The config in NNI's own full form, with absolute paths and the search space in it.
@@ -93,6 +96,10 @@ def check(config: Path) -> dict[str, Any]:
         status, line = _ask([sys.executable, "-W", "ignore", "-c", TUNER_CHECK, str(both)], folder, settings)
         if status:
             raise UserError(f"{config}: tuner {tuner.get('className') or tuner['name']!r} cannot be built: {line}")
+        if trial_options:
+            if not service.get("trialCommand"):
+                raise UserError(f"{config}: options for trials need a trialCommand, which platform {service['platform']} lacks")
+            service["trialCommand"] = f"{service['trialCommand']} {trial_options.strip()}"
         if service.get("trialCommand"):  # Kubernetes platforms have one per role
             only = write_json(folder / "search-space.json", space)
             command = f"{service['trialCommand']} --check {shlex.quote(str(only))}"
@@ -216,6 +223,7 @@ def launch(
     timeout: float = 7 * 24 * 3600,
     progress: bool = True,
     working_directory: Path | None = None,
+    trial_options: str = "",
 ) -> Path:
     """Run an experiment from its start to its end; whatever happens, its server and its trials are stopped.
 
@@ -226,6 +234,7 @@ def launch(
         timeout: seconds until an experiment that does not end is stopped.
         progress: whether to show the page's address and the progress, on stderr.
         working_directory: where the experiment's folder is made, instead of the config's `experimentWorkingDirectory`.
+        trial_options: as of `check`.
 
     Returns:
         The experiment's folder.
@@ -237,7 +246,7 @@ def launch(
     if port is not None and not _is_free(port):
         raise UserError(f"port {port} cannot be used, another program may hold it; give another, or none to take a free one")
     with _signals_raise():
-        settings = check(config)
+        settings = check(config, trial_options)
         if working_directory is not None:
             settings["experimentWorkingDirectory"] = str(working_directory.expanduser().resolve())
         port = _free_port() if port is None else port

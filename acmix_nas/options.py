@@ -10,31 +10,53 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from acmix_nas.errors import UserError
 
-__all__ = ["fill", "from_parameters", "options", "pairs", "typed"]
+__all__ = ["BackboneArgs", "fill", "from_parameters", "names", "options", "pairs", "typed"]
 
 RENAMED = {("DataConfig", "name"): "data", ("DataConfig", "root"): "data_root"}
+
+
+def _over_file(context: typer.Context, parameter: typer.CallbackParam, typed: list[str] | None) -> list[str]:
+    """Pairs that were typed, after those of the recipe: a key stands over the file's, and the file's others stay."""
+    return [*(context.default_map or {}).get(parameter.name or "", []), *(typed or [])]
+
+
+BackboneArgs = Annotated[
+    list[str] | None,
+    typer.Option(help="more for timm, as in drop_path_rate=0.1", metavar="KEY=VALUE", callback=_over_file),
+]
+"""The option of commands that have no group with a field of this name."""
 
 
 def options(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a typer command the fields of dataclasses as options.
 
     The command takes each group's instance under the group's name in lower case (`DataConfig` → `dataconfig`), and what
-    the user typed as options. Fields that are dataclasses themselves belong to a group of their own.
+    the user typed as options. Fields that are dataclasses themselves belong to a group of their own. `--recipe FILE` reads
+    a YAML file of the same options, which stands over the defaults and under what is typed.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.name not in {group.__name__.lower() for group in groups}]
         added = {name: (group, field) for group in groups for name, field in _fields(group)}
+        kinds = {name: _type(group, field) for name, (group, field) in added.items()}
+        kinds |= {p.name: Mapping for p in own if p.annotation == BackboneArgs}
+
+        def read_file(context: typer.Context, file: Path | None) -> None:
+            if file is not None:
+                context.default_map = _read_recipe(file, kinds)
 
         @functools.wraps(command)
         def run(**typed: Any) -> None:
+            typed.pop("recipe_file")
             values = {name: typed.pop(name) for name in added}
             built = {
                 group.__name__.lower(): fill(group, {k: v for k, v in values.items() if added[k][0] is group})
@@ -49,6 +71,22 @@ def options(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None
                     name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=_annotation(group, field)
                 )
                 for name, (group, field) in added.items()
+            ),
+            inspect.Parameter(
+                "recipe_file",
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[
+                    Path | None,
+                    typer.Option(
+                        "--recipe",
+                        metavar="FILE",
+                        help="YAML file of these options; what is typed stands over it",
+                        is_eager=True,
+                        callback=read_file,
+                        rich_help_panel="Training",
+                    ),
+                ],
             ),
         ]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -69,7 +107,7 @@ def fill(group: type, values: Mapping[str, Any]) -> Any:
 
 
 def typed(context: typer.Context, group: type) -> set[str]:
-    """The fields of a group that the user gave, rather than left at their defaults."""
+    """The fields of a group that the user gave, typed or in a recipe, rather than left at their defaults."""
     sources = {field.name: context.get_parameter_source(name) for name, field in _fields(group)}
     return {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
 
@@ -80,16 +118,85 @@ def from_parameters(parameters: Mapping[str, Any], *groups: Any) -> list[Any]:
     Raises:
         UserError: for a parameter that none of them has.
     """
-    names = {name for group in groups for name, _ in _fields(type(group))}
-    unknown = sorted(set(parameters) - names)
+    known = names(*map(type, groups))
+    unknown = sorted(set(parameters) - known)
     if unknown:
-        raise UserError(f"parameter {unknown[0]!r} is no option of this trial; it has {', '.join(sorted(names))}")
+        raise UserError(f"parameter {unknown[0]!r} is no option of this trial; it has {', '.join(sorted(known))}")
     changed = []
     for group in groups:
         fields = {name: field for name, field in _fields(type(group)) if name in parameters}
         new = {f.name: _value(name, f, parameters[name]) for name, f in fields.items()}
         changed.append(dataclasses.replace(group, **new))
     return changed
+
+
+def names(*groups: type) -> set[str]:
+    """The options that these dataclasses give a command."""
+    return {name for group in groups for name, _ in _fields(group)}
+
+
+def _read_recipe(file: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in a YAML file, as they would be typed.
+
+    Args:
+        kinds: option → type, of those that the command has.
+
+    Raises:
+        UserError: naming the file, and the key that is unknown or has a value of another type.
+    """
+    where = f"recipe {str(file)!r}"
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{where}: no such file") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{where} must map options to values, as in lr: 0.1; it holds a {type(content).__name__}")
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in kinds:
+            raise UserError(f"{where}: {key!r} is no option of this command; it has {', '.join(sorted(kinds))}")
+        if name in found:
+            raise UserError(f"{where}: {name!r} is there twice; say it once")
+        try:
+            found[name] = _as_typed(kinds[name], value)
+        except ValueError as error:
+            raise UserError(f"{where}: {key} must be {error}; got {value!r}") from None
+    return found
+
+
+def _as_typed(kind: Any, value: Any) -> Any:
+    """A value of a file as the command line has it; raises a ValueError that says what it must be."""
+    origin = typing.get_origin(kind) or kind
+    if kind is bool:
+        right, expected = isinstance(value, bool), "true or false"
+    elif kind is int:
+        right, expected = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+    elif kind is float:
+        right, expected = _is_number(value), "a number"
+    elif kind is str:
+        right, expected = isinstance(value, str | int) and not isinstance(value, bool), "a text"
+    elif issubclass(origin, Mapping):
+        right, expected = isinstance(value, dict), "a mapping"
+    elif float in typing.get_args(kind):
+        right, expected = isinstance(value, list) and all(map(_is_number, value)), "a list of numbers"
+    else:
+        right, expected = isinstance(value, list) and all(isinstance(entry, str) for entry in value), "a list of texts"
+    if not right:
+        raise ValueError(expected)
+    if isinstance(value, dict):
+        return [f"{key}={json.dumps(entry)}" for key, entry in value.items()]
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)  # YAML takes 1e-3, without a point, for a text
+    except (TypeError, ValueError):
+        return False
+    return not isinstance(value, bool)
 
 
 def _fields(group: type) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
@@ -119,18 +226,18 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _annotation(group: type, field: dataclasses.Field[Any]) -> Any:
-    kind = _type(group, field)
+    kind, callback = _type(group, field), None
     text = _help(group, field.name)
     origin = typing.get_origin(kind) or kind
     if kind in (int, float, bool, str):
         metavar = None
     elif issubclass(origin, Mapping):
-        kind, metavar = list[str], "KEY=VALUE"
+        kind, metavar, callback = list[str], "KEY=VALUE", _over_file
     else:
         kind, metavar = str, "A,B,…"
     if field.default is None:
         kind = kind | None
-    return Annotated[kind, typer.Option(help=text, metavar=metavar, rich_help_panel=_panel(group))]
+    return Annotated[kind, typer.Option(help=text, metavar=metavar, callback=callback, rich_help_panel=_panel(group))]
 
 
 def _panel(group: type) -> str:

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from acmix_nas.architecture import Architecture, build
+from acmix_nas.architecture import Architecture, skeleton
 from acmix_nas.bias import stage_of
-from acmix_nas.cost import Cost, operator_cost, survey
+from acmix_nas.cost import Cost, module_cost, survey
 from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, write_json, write_text
-from acmix_nas.slot import find_slots
+from acmix_nas.slot import find_slots, make_operator, places
 
 __all__ = ["Conditions", "Counts", "Latency", "Profile", "as_json", "count", "markdown", "profile", "report", "stages", "table"]
 
@@ -64,21 +64,26 @@ def count(
 ) -> Counts:  # fmt: skip
     """Count an architecture on images of 3×S×S. Nothing is computed.
 
+    Of a backbone as it is, without slots, the stages are those of the convolutions and attentions that could be slots.
+
     Args:
         num_classes, backbone: as of `build`; the backbone is not changed.
 
     Raises:
         UserError: as `build` does.
     """
-    plain = build(architecture.uniform("conv"), num_classes, backbone=copy.deepcopy(backbone), pretrained=False)
-    slots = find_slots(plain, architecture.pattern, architecture.heads)
+    plain, slots = skeleton(architecture, num_classes, copy.deepcopy(backbone), pretrained=False)
+    chosen = {slot.name: make_operator(slot, architecture.slots[slot.name], device="meta") for slot in slots}
+    if not slots and places(plain):
+        slots = find_slots(plain)
+        chosen = {slot.name: plain.get_submodule(slot.name) for slot in slots}
     found = survey(plain, slots, (3, image_size, image_size))
     stages: dict[str, Cost] = {}
     for slot in slots:
-        cost = operator_cost(slot, architecture.slots[slot.name], *found.sizes[slot.name])
+        cost = module_cost(chosen[slot.name], *found.sizes[slot.name])
         stage = stage_of(slot.name)
         stages[stage] = Cost(*(a + b for a, b in zip(stages.get(stage, Cost(0, 0, 0)), cost, strict=True)))
-    stage1, stage2, parameters = (round(sum(column)) for column in zip(*stages.values(), strict=True))
+    stage1, stage2, parameters = (round(sum(cost[i] for cost in stages.values())) for i in range(3))
     return Counts(parameters + round(found.rest_parameters), stage1, stage2, round(found.rest_macs), stages)
 
 

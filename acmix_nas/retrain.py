@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import timm
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.backbone import load_weights
@@ -16,7 +17,7 @@ from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.train import fit, seed_all
 
-__all__ = ["data_of", "retrain"]
+__all__ = ["data_of", "retrain", "sized"]
 
 
 def data_of(architecture: Architecture, config: DataConfig | None = None, chosen: Collection[str] = ()) -> DataConfig:
@@ -33,6 +34,16 @@ def data_of(architecture: Architecture, config: DataConfig | None = None, chosen
     return dataclasses.replace(config or DataConfig(), **said)
 
 
+def sized(architecture: Architecture, image_size: int) -> Architecture:
+    """A backbone as it stands, told the side of the images where timm builds it for one size only, as Swin and ViT."""
+    if architecture.slots or architecture.backbone is None or "img_size" in architecture.backbone_args:
+        return architecture
+    config = timm.get_pretrained_cfg(architecture.backbone)
+    if config is None or not config.fixed_input_size or config.input_size[-1] == image_size:
+        return architecture
+    return dataclasses.replace(architecture, backbone_args={**architecture.backbone_args, "img_size": image_size})
+
+
 def retrain(
     architecture: Architecture,
     data_config: DataConfig,
@@ -46,7 +57,7 @@ def retrain(
     resume: bool = False,
     trainer_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train an architecture, and look at the test part once, at the end.
+    """Train an architecture, or a backbone as it stands, and look at the test part once, at the end.
 
     Writes into the folder, beside what `fit` does: architecture.json (with the classes and size of these images), and
     history.csv with α and β by epoch.
@@ -61,6 +72,7 @@ def retrain(
     data = ImageData(data_config, recipe.seed)
     arguments = {**architecture.backbone_args, **(backbone_args or {})}
     architecture = dataclasses.replace(architecture, data=data.described, backbone_args=arguments)
+    architecture = sized(architecture, data.image_size)
     seed_all(recipe.seed)
     network = build(architecture)
     if weights is not None:

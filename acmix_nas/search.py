@@ -242,7 +242,7 @@ def search(
     start = perf_counter()
     data = ImageData(config.data, config.recipe.seed)
     space = make_space(config, data.num_classes)
-    table = CostTable.of(space.backbone, space.slots, config.candidates, (data.in_chans, data.image_size, data.image_size))
+    table = CostTable.of(space.backbone, space.slots, (data.in_chans, data.image_size, data.image_size))
     train_supernet(
         config, data, space, folder,
         callbacks=callbacks, progress=progress, resume=resume, trainer_kwargs=trainer_kwargs,

@@ -10,8 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from acmix_nas.errors import one_of
-from acmix_nas.operators import ACmix, ConvolutionPath, Mixing, Operator, Projection
-from acmix_nas.slot import OperatorName, Slot, attention_at, check_candidates, make_operator, norm_at
+from acmix_nas.operators import ACmix, Mixing, Operator, Projection
+from acmix_nas.slot import (
+    OperatorName,
+    Slot,
+    attention_at,
+    convolution_at,
+    make_operator,
+    norm_at,
+    projection_at,
+    take_over,
+)
 
 __all__ = ["SHARING", "Candidates", "Lean"]
 
@@ -30,41 +39,53 @@ class Candidates(nn.Module):
     of the other two. Each candidate therefore passes through an affine-free batch normalisation of its own first.
 
     Args:
+        slot: with its candidates.
         share: "all" puts every candidate on the shared Stage I; "attention" leaves `conv` a dense kernel of its own;
-            "none" gives every candidate its own projections, which is how NNI's LayerChoice works, for comparison.
-        dense: the backbone's own convolution, whose weight `conv` starts from unless it stands on Stage I.
+            "none" gives every candidate its own projections, which is how NNI's LayerChoice works, for comparison. Where
+            Stage I is not linear (PVT's, with a reduction), `conv` has a kernel of its own in any case.
+        home: what stands there in the backbone, whose weights the candidates start from where they have a place for them.
     """
 
-    def __init__(self, slot: Slot, candidates: Sequence[str], share: str = "all", dense: nn.Conv2d | None = None) -> None:
+    def __init__(self, slot: Slot, share: str = "all", home: nn.Module | None = None) -> None:
         super().__init__()
         if share not in SHARING:
             raise one_of("share", share, SHARING)
         self.slot, self.share = slot, share
-        self.names = check_candidates(candidates)
+        self.names = slot.candidates
         self.operators = {name: OperatorName.parse(name) for name in self.names}
-        like: dict[str, Any] = {} if dense is None else {"device": dense.weight.device, "dtype": dense.weight.dtype}
+        weight = next(home.parameters()) if home is not None else None
+        like: dict[str, Any] = {} if weight is None else {"device": weight.device, "dtype": weight.dtype}
         self.norms = nn.ModuleDict({name: norm_at(slot, **like) for name in self.names})
+        first = self.norms[self.names[0]]
+        for norm in self.norms.values():
+            norm.weight, norm.bias = first.weight, first.bias  # one scale and bias, so that none is weighted twice
 
         # Candidates with weights of their own; the others are put together from the parts below.
-        alone = [name for name in self.names if share == "none" or (share == "attention" and name == "conv")]
+        own_kernel = share == "attention" or not slot.linear
+        alone = [name for name in self.names if share == "none" or (own_kernel and name == "conv")]
         self.alone = nn.ModuleDict()
         for name in alone:
-            module = make_operator(slot, name, dense, **like)
+            module = make_operator(slot, name, home, **like)
             self.alone[name] = module if name == "conv" else module.get_submodule("operator")
 
         shared = [operator for name, operator in self.operators.items() if name not in self.alone]
-        self.projection = Projection(slot.in_channels, slot.out_channels, bias=False, **like) if shared else None
+        self.projection = projection_at(slot, slot.maps, **like) if shared else None
         self.attentions = nn.ModuleDict()
         for operator in shared:
             if operator.attention is not None and operator.attention not in self.attentions:
                 self.attentions[operator.attention] = attention_at(slot, operator, **like)
         self.mixings = nn.ModuleDict({operator.text: Mixing(**like) for operator in shared if operator.mixed})
         convolves = any(operator.mixed or operator.kind is None for operator in shared)
-        self.convolution: ConvolutionPath | None = None
-        if convolves:
-            self.convolution = ConvolutionPath(
-                slot.out_channels, slot.heads, stride=slot.stride, dilation=slot.dilation, **like
-            )
+        self.convolution = convolution_at(slot, **like) if convolves else None
+        if isinstance(home, Operator | ACmix):
+            take_over(self.projection, home.projection)
+            at_home = home.path if isinstance(home, Operator) else home.attention
+            for name, attention in self.attentions.items():
+                if at_home is not None and attention.name == at_home.name:
+                    take_over(attention, at_home)
+                    if isinstance(home, ACmix) and f"acmix_{name}" in self.mixings:
+                        take_over(self.mixings[f"acmix_{name}"], home.mixing)
+            take_over(self.convolution, home.convolution if isinstance(home, ACmix) else home.path)
 
     def outputs(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The normalised outputs of these candidates (all by default), each (B, C, Ho, Wo)."""
@@ -110,7 +131,7 @@ class Candidates(nn.Module):
         """(operator, probability, α, β) of every candidate."""
         for name in self.names:
             mixing = self.mixing_of(name)
-            strengths = (None, None) if mixing is None else (mixing.alpha.item(), mixing.beta.item())
+            strengths = (None, None) if mixing is None else tuple(strength.item() for strength in mixing.strengths)
             yield name, None if probabilities is None else probabilities[name], *strengths
 
     @torch.no_grad()
@@ -149,17 +170,29 @@ class Candidates(nn.Module):
         if "conv" in self.alone:
             conv.load_state_dict(self.alone["conv"].state_dict())
         else:
-            assert self.projection is not None
+            assert isinstance(self.projection, Projection)
             assert self.convolution is not None
-            conv.weight.copy_(self.convolution.dense(self.projection.qkv.weight))
+            stage1 = self.projection.qkv.weight.flatten(1)
+            if self.projection.qkv.bias is not None:
+                stage1 = torch.cat((stage1, self.projection.qkv.bias[:, None]), dim=1)
+            conv.weight.copy_(self.convolution.dense(stage1))
+            if self.convolution.bias is not None:
+                conv.weight[:, -1:].add_(self.convolution.bias_kernel())  # the channel of ones
         scale = (norm.running_var + norm.eps).rsqrt()
+        if norm.affine:
+            scale = scale * norm.weight
         conv.weight.mul_(scale[:, None, None, None])
         conv.bias.sub_(norm.running_mean).mul_(scale)
+        if norm.affine:
+            conv.bias.add_(norm.bias)
 
     def _copy_into(self, module: nn.Module, operator: OperatorName) -> None:
         assert self.projection is not None
         attention = self.attentions[str(operator.attention)].state_dict()
+        stage1 = self.projection.state_dict()
         if isinstance(module, ACmix):
+            assert module.attention is not None
+            assert module.convolution is not None
             assert self.convolution is not None
             module.attention.load_state_dict(attention)
             module.convolution.load_state_dict(self.convolution.state_dict())
@@ -167,4 +200,12 @@ class Candidates(nn.Module):
         else:
             assert isinstance(module, Operator)
             module.path.load_state_dict(attention)
-        module.get_submodule("projection").load_state_dict(self.projection.state_dict())
+            if operator.kind == "patchwise" and self.slot.linear:
+                stage1 = {key: self._read_by_patchwise(value) for key, value in stage1.items()}
+        module.get_submodule("projection").load_state_dict(stage1)
+
+    def _read_by_patchwise(self, stage1: Tensor) -> Tensor:
+        """The rows of Stage I that give the first map of queries, the first of keys, and the values."""
+        values = len(stage1) - self.slot.out_channels
+        depth = self.slot.depth
+        return torch.cat((stage1[:depth], stage1[values // 2 : values // 2 + depth], stage1[values:]))

@@ -1,4 +1,4 @@
-"""One trial of an NNI experiment, and the same without NNI: `python -m acmix_nas.trial search|evaluate`.
+"""One trial of an NNI experiment, and the same without NNI: `python -m acmix_nas.trial search|evaluate|train`.
 
 A trial writes its own parameters and its result into its folder, and later steps read these: with several trials at a time,
 NNI's records bind parameters to the wrong ones.
@@ -19,14 +19,17 @@ import pytorch_lightning as pl
 import typer
 from torch.utils.tensorboard import SummaryWriter
 
+from acmix_nas.architecture import Architecture
 from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
 from acmix_nas.files import new_folder, provenance, read_json, save_tensors, write_json
-from acmix_nas.options import from_parameters, options
+from acmix_nas.options import BackboneArgs, from_parameters, names, options, pairs
+from acmix_nas.profile import count
 from acmix_nas.results import link_for_web_page
+from acmix_nas.retrain import retrain, sized
 from acmix_nas.search import describe, judge, load_supernet, make_space, search, train_supernet
 from acmix_nas.terminal import app, run
 
@@ -124,10 +127,10 @@ def evaluate(
     start = perf_counter()
     folder, parameters = begin(output)
     config, data, space = shared_supernet(config, supernet or folder.parent / "supernet")
-    choice = parameters or {slot.name: config.candidates[0] for slot in space.slots}
+    choice = parameters or {slot.name: slot.candidates[0] for slot in space.slots}
     network, accuracy = judge(space, choice, data)
     size = (data.in_chans, data.image_size, data.image_size)
-    table = CostTable.of(space.backbone, space.slots, config.candidates, size)
+    table = CostTable.of(space.backbone, space.slots, size)
     costs = table.of_architecture(choice)
     metric = {"inherited_val_accuracy": accuracy, **costs}
     describe(config, data, choice, metric=metric).save(folder / "architecture.json")
@@ -145,14 +148,14 @@ def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the slot.
     """
-    names = [slot.name for slot in make_space(config, ImageData(config.data).num_classes).slots]
+    slots = {slot.name: slot.candidates for slot in make_space(config, ImageData(config.data).num_classes).slots}
     for name, entry in space.items():
-        if name not in names:
-            raise UserError(f"search space: {name!r} is no slot of {config.backbone}; its slots are {', '.join(names)}")
-        strange = [value for value in entry["_value"] if value not in config.candidates]
+        if name not in slots:
+            raise UserError(f"search space: {name!r} is no slot of {config.backbone}; its slots are {', '.join(slots)}")
+        strange = [value for value in entry["_value"] if value not in slots[name]]
         if entry["_type"] != "choice" or strange:
-            raise UserError(f"search space: slot {name!r} must be a choice among {', '.join(config.candidates)}; got {entry}")
-    missing = [name for name in names if name not in space]
+            raise UserError(f"search space: slot {name!r} must be a choice among {', '.join(slots[name])}; got {entry}")
+    missing = [name for name in slots if name not in space]
     if missing:
         raise UserError(f"search space: slot {missing[0]!r} of {config.backbone} is missing")
 
@@ -171,6 +174,55 @@ def shared_supernet(config: SearchConfig, folder: Path) -> tuple[SearchConfig, I
             space = make_space(config, data.num_classes)
             train_supernet(config, data, space, folder, callbacks=[Reporter()], progress=False, resume=True)
     return load_supernet(folder, data)
+
+
+@trial.command()
+@options(DataConfig, Recipe)
+def train(
+    dataconfig: DataConfig, recipe: Recipe,
+    backbone: Annotated[str, typer.Option(help="a name that timm knows")] = "resnet26_acmix",
+    backbone_args: BackboneArgs = None, output: Output = None, check: Check = None,
+) -> None:  # fmt: skip
+    """One network, from scratch; NNI's parameters are options, such as seed, or else arguments of the backbone.
+
+    A parameter whose value is a mapping stands for what is in it, such as a backbone with its own arguments. The folder is
+    that of a retraining. The metric is the accuracy of the validation part; that of the test part is only written down.
+    """
+    arguments = pairs("--backbone-args", backbone_args or [])
+
+    def configured(parameters: Mapping[str, Any]) -> tuple[Architecture, DataConfig, Recipe]:
+        given = {"backbone": backbone, **arguments, **spread(parameters)}
+        known = names(DataConfig, Recipe)
+        data, how = from_parameters({name: given.pop(name) for name in known & given.keys()}, dataconfig, recipe)
+        network = Architecture(given.pop("backbone"), slots={}, candidates=(), backbone_args=given)
+        return sized(network, data.image_size), data, how
+
+    if check is not None:
+        for parameters in corners(read_json(check, "search space")):
+            network, data, _ = configured(parameters)
+            count(network, data.image_size, ImageData(data).num_classes)
+        return
+    start = perf_counter()
+    folder, parameters = begin(output)
+    network, data, how = configured(parameters)
+    result = retrain(network, data, how, folder, callbacks=[Reporter()], progress=False, resume=True)
+    counts = count(Architecture.load(folder / "architecture.json"), data.image_size)
+    found = {
+        **result,
+        "architecture": "architecture.json",
+        "metric": result["val_accuracy"],
+        "costs": {"macs": counts.macs, "parameters": counts.parameters},
+        "seconds": round(perf_counter() - start, 2),
+    }
+    end(folder, parameters, found)
+
+
+def spread(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with the mappings among them opened."""
+    opened: dict[str, Any] = {}
+    for name, value in parameters.items():
+        opened |= value if isinstance(value, Mapping) else {name: value}
+    return opened
 
 
 if __name__ == "__main__":

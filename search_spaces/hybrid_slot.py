@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
 
@@ -36,22 +36,20 @@ class HybridSlot(MutableModule):
     As it stands it runs its first candidate; a strategy turns it into one of the forms below, or freezes it.
     """
 
-    def __init__(
-        self, slot: Slot, candidates: Sequence[str], share: str = "all", dense: nn.Conv2d | None = None
-    ) -> None:  # fmt: skip
+    def __init__(self, slot: Slot, share: str = "all", home: nn.Module | None = None) -> None:
         super().__init__()
         self.slot = slot
-        self.candidates = Candidates(slot, candidates, share, dense)
+        self.candidates = Candidates(slot, share, home)
         self.choice = self.add_mutable(Categorical(list(self.candidates.names), label=slot.name))
         self._dry_run = ensure_frozen(self.choice)
 
     @classmethod
     def create_fixed_module(
-        cls, sample: Sample, slot: Slot, candidates: Sequence[str], share: str = "all", dense: nn.Conv2d | None = None
-    ) -> nn.Module:
+        cls, sample: Sample, slot: Slot, share: str = "all", home: nn.Module | None = None
+    ) -> nn.Module:  # fmt: skip
         """The operator itself, where NNI builds a network of a known sample."""
-        operator = Categorical(list(candidates), label=slot.name).freeze(sample)
-        return make_operator(slot, operator, None if share == "all" else dense)
+        operator = Categorical(list(slot.candidates), label=slot.name).freeze(sample)
+        return make_operator(slot, operator, None if share == "all" else home)
 
     def freeze(self, sample: Sample) -> nn.Module:
         """The chosen operator, with a copy of the weights."""

@@ -11,9 +11,10 @@ from nni.nas.strategy.base import Strategy
 from torch import Tensor, nn
 
 from acmix_nas.backbone import make_backbone
+from acmix_nas.blocks import open_blocks
 from acmix_nas.errors import one_of
 from acmix_nas.search_spaces.hybrid_slot import HybridSlot, MixedSlot, ProxylessSlot, SampledSlot
-from acmix_nas.slot import DEFAULT_CANDIDATES, Heads, check_candidates, find_slots, put
+from acmix_nas.slot import DEFAULT_CANDIDATES, Heads, find_slots, put
 from acmix_nas.supernet import SHARING
 
 __all__ = ["HybridSpace", "hybridize"]
@@ -35,14 +36,13 @@ class HybridSpace(ModelSpace):
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        candidates = check_candidates(candidates)
         if share not in SHARING:
             raise one_of("share", share, SHARING)
         self.backbone = make_backbone(backbone, backbone_args)
-        self.slots = find_slots(self.backbone, slots, heads)
+        open_blocks(self.backbone)
+        self.slots = find_slots(self.backbone, slots, heads, candidates)
         for slot in self.slots:
-            dense = self.backbone.get_submodule(slot.name)
-            put(self.backbone, slot.name, HybridSlot(slot, candidates, share, dense))
+            put(self.backbone, slot.name, HybridSlot(slot, share, self.backbone.get_submodule(slot.name)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.backbone(x)
@@ -64,13 +64,14 @@ def hybridize(
     share: str = "all",
     **backbone_args: Any,
 ) -> HybridSpace:
-    """Turn a backbone into a search space: every dense 3×3 convolution that matches becomes a choice.
+    """Turn a backbone into a search space: every dense 3×3 convolution, or attention of a transformer, becomes a choice.
 
     Args:
         backbone: timm's name, or a module, which is copied.
-        candidates: the operators of every slot.
+        candidates: the operators of every slot; "home" is the attention that stands there, `local` in place of a convolution.
         slots: a glob of module paths, or several.
-        heads: a number for all slots; globs of slot names with numbers; or None, which adapts to the channels.
+        heads: a number for all slots; globs of slot names with numbers; or None, which keeps those of
+            an attention and adapts to the channels of a convolution.
         share: "all" puts every candidate on the shared Stage I; "attention" leaves `conv` a dense kernel of its own, and
             with it the backbone's pretrained weight; "none" shares nothing, which is NNI's stock way.
         backbone_args: what timm's `create_model` takes, such as `num_classes` or `pretrained`.

@@ -122,8 +122,7 @@ class DartsModule(DartsLightningModule):
             if not isinstance(self.model, HybridSpace):
                 raise UserError("penalty needs table=… on a space of your own: its costs are only known of hybridize's spaces")
             images = batch["val"][0]
-            candidates = self.penalty.slots[0].candidates.names
-            self.penalty.table = CostTable.of(self.model.backbone, self.model.slots, candidates, images.shape[1:])
+            self.penalty.table = CostTable.of(self.model.backbone, self.model.slots, images.shape[1:])
         return super().training_step(batch, batch_idx)
 
     def arch_parameters(self) -> list[nn.Parameter]:

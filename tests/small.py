@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
+
+from acmix_nas.slot import Slot
 
 # A bottleneck ResNet with 4 slots; its last normalisation is not zero, so that every slot matters to the output.
 RESNET: dict[str, Any] = {
@@ -13,6 +17,12 @@ RESNET: dict[str, Any] = {
 }  # fmt: skip
 SLOTS = ["layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"]
 SEVEN = ["conv", "local", "window", "global", "acmix_local", "acmix_window", "acmix_global"]
+EVERY = [*SEVEN, "patchwise", "acmix_patchwise", "local_k3", "acmix_window_k5", "global_r2"]
+
+
+def at(slot: Slot, candidates: Sequence[str]) -> Slot:
+    """The slot with these candidates."""
+    return replace(slot, candidates=tuple(candidates))
 
 
 def images(number: int = 2, side: int = 32) -> torch.Tensor:

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from acmix_nas.architecture import Architecture, build
+from acmix_nas.bias import Observation, append_history
 from acmix_nas.cli import main
 
 ROOT = Path(__file__).parent.parent
@@ -175,6 +176,88 @@ def test_search_export_retrain_evaluate(call: Call, tmp_path: Path) -> None:
     one_line(call("export", "found", "--output", "file"), "'file' is a file")
 
 
+def test_a_network_of_timms_is_taken_by_its_name(call: Call, tmp_path: Path) -> None:
+    """Every later step takes the folder of its training, as that of any other."""
+    (tmp_path / "short.yml").write_text(
+        "epochs: 3\nwarmup-epochs: 0\nbatch_size: 256\nimage_size: 16\noptimizer: momentum\nlr: 1e-2\n"
+        "backbone_args: {layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}\n"
+    )
+    said = call(
+        "retrain", "resnet26_acmix", "--recipe", "short.yml", "--epochs", "1", "--backbone-args", "mixing=sum",
+        "--output", "run", status=0,
+    )  # fmt: skip
+    assert "after 1 epochs" in said
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert [result["recipe"][name] for name in ("epochs", "optimizer", "lr")] == [1, "momentum", 0.01]
+    architecture = Architecture.load(tmp_path / "run" / "architecture.json")
+    assert (architecture.backbone, architecture.slots, architecture.candidates) == ("resnet26_acmix", {}, ())
+    assert architecture.backbone_args == {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "mixing": "sum"}
+    assert "of 360 images" in call("evaluate", "run", status=0)
+    assert "run" in call("profile", "run", "--output", "profile", status=0)
+    assert (tmp_path / call("bias", "run", "--output", "bias", status=0).split()[0]).exists()
+    call("export-onnx", "run", "out.onnx", status=0)
+
+
+def test_names_and_files_are_profiled_side_by_side(call: Call, architecture: Path) -> None:
+    said = call("profile", "resnet26_conv", architecture.name, "resnet18", "--image-size", "32", "--output", "out", status=0)
+    assert all(name in said for name in ("resnet26_conv", "resnet18"))
+
+
+def test_a_network_built_for_one_size_is_told_the_size(call: Call) -> None:
+    said = call("profile", "vit_tiny_patch16_224", "--image-size", "64", "--output", "out", status=0)
+    assert "vit_tiny_patch16_224" in said
+
+
+def test_the_size_of_the_images_must_be_known(call: Call) -> None:
+    one_line(call("profile", "resnet18"), "--image-size must be given")
+
+
+@pytest.mark.parametrize("command", [["retrain"], ["profile"], ["export-onnx"]])
+def test_neither_a_path_nor_a_name(call: Call, command: list[str]) -> None:
+    arguments = [*command, "resnet1O", *(["out.onnx"] if command == ["export-onnx"] else [])]
+    one_line(call(*arguments), "no file or folder 'resnet1O'", "timm knows no network")
+
+
+def test_a_path_stands_over_a_name(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "resnet18").mkdir()
+    one_line(call("profile", "resnet18", "--image-size", "32"), "resnet18/architecture.json")
+
+
+def test_a_recipe_stands_over_what_the_search_used(call: Call, architecture: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yml").write_text("image_size: 24\nbatch_size: 256")
+    call("retrain", architecture.name, "--recipe", "recipe.yml", "--epochs", "1", "--output", "run", status=0)
+    assert Architecture.load(tmp_path / "run" / "architecture.json").data["image_size"] == 24
+
+
+@pytest.mark.parametrize("command", ["retrain", "search"])
+def test_a_mistake_in_a_recipe(call: Call, architecture: Path, command: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yml").write_text("learning_rate: 0.1")
+    saved = [architecture.name] if command == "retrain" else []
+    one_line(call(command, *saved, "--recipe", "recipe.yml"), "recipe 'recipe.yml'", "'learning_rate' is no option")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ""),
+        (["--data", "hfds/some/images"], "--data hfds/some/images"),
+        (["--data", "my photos"], "--data '{folder}/my photos'"),
+        (["--data", "digits", "--trial-options", "--epochs 3 --seed 1"], "--data digits --epochs 3 --seed 1"),
+    ],
+)
+def test_options_for_the_trials_of_an_experiment(
+    call: Call, arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my photos").mkdir()
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "acmix_nas.experiment.launch", lambda *_, trial_options, **__: asked.append(trial_options.strip()) or tmp_path
+    )
+    call("experiment", "config.yml", *arguments, status=0)
+    assert asked == [expected.format(folder=tmp_path)]
+
+
 def test_an_accelerator_that_is_not_there(call: Call, architecture: Path) -> None:
     said = call("retrain", architecture.name, "--accelerator", "tpu", "--epochs", "1", "--output", "run")
     one_line(said, "Lightning refuses", "'tpu'")
@@ -200,6 +283,25 @@ def test_experiment_of_nothing(call: Call, tmp_path: Path) -> None:
 def test_bias_of_a_folder_without_history(call: Call, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     one_line(call("bias", "run", "--output", "out"), "history.csv")
+
+
+def test_bias_of_an_experiment_draws_the_trials_of_each_backbone(call: Call, tmp_path: Path) -> None:
+    networks = [{"backbone": backbone, "depth": 2} for backbone in ("san10_acmix", "swin_tiny_acmix")]
+    settings = [*({"network": network, "seed": seed} for network in networks for seed in (0, 1)), {"mixing": "convolution"}]
+    for sequence, parameters in enumerate(settings):
+        folder = tmp_path / "experiment" / "trials" / f"T{sequence}"
+        backbone = parameters.get("network", networks[0])["backbone"]  # type: ignore[attr-defined]
+        Architecture(backbone, {}, ()).save(folder / "architecture.json")
+        about = {"trial": "T", "sequence": sequence, "metric": 0.5, "seconds": 1, "architecture": "architecture.json"}
+        (folder / "result.json").write_text(json.dumps({**about, "parameters": parameters}))
+        if "network" in parameters:
+            append_history(folder / "history.csv", [Observation(1, "layers.0.attn", "acmix_window", None, 0.5, 0.25)])
+    call("bias", "experiment", "--output", "out", status=0)
+    for backbone in ("san10_acmix", "swin_tiny_acmix"):
+        assert (tmp_path / "out" / backbone / "figure5.png").exists()
+        table = (tmp_path / "out" / backbone / "bias.csv").read_text()
+        runs = [line.split(",")[0] for line in table.splitlines() if "acmix_window" in line]
+        assert runs == [f"{backbone}-seed=0", f"{backbone}-seed=1"]
 
 
 def test_onnx_is_not_overwritten(call: Call, architecture: Path, tmp_path: Path) -> None:
@@ -228,3 +330,11 @@ def test_the_console_script_ends_the_same_way(tmp_path: Path) -> None:
     assert done.returncode == 2
     one_line(done.stderr, "resnet1O")
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_figure5_needs_an_experiment(call: Call) -> None:
+    one_line(call("paper", "fig5"), "fig5 needs the folder of an experiment")
+
+
+def test_an_unknown_table(call: Call) -> None:
+    one_line(call("paper", "table9"), "table must be", "table1", "'table9'")

@@ -19,7 +19,7 @@ INPUT = (3, 48, 48)
 @pytest.fixture(scope="module")
 def table() -> CostTable:
     backbone = timm.create_model("resnet26")
-    return CostTable.of(backbone, find_slots(backbone), SEVEN, INPUT)
+    return CostTable.of(backbone, find_slots(backbone, candidates=SEVEN), INPUT)
 
 
 def test_a_convolution_costs_what_a_counter_says(table: CostTable) -> None:

@@ -135,6 +135,36 @@ def test_augmentation_changes_training_images_only() -> None:
     assert torch.equal(data.parts["validation"][0][0], ImageData(DataConfig()).parts["validation"][0][0])
 
 
+@pytest.mark.parametrize("mode", ["const", "pixel"])
+def test_what_is_erased_becomes_black_or_noise(mode: str) -> None:
+    erased: Any = ImageData(DataConfig(re_prob=1.0, re_mode=mode, image_size=33)).parts["train"]
+    plain: Any = ImageData(DataConfig(image_size=33)).parts["train"]
+    image, original = erased[0][0], plain[0][0]
+    values = image[image != original].unique()
+    assert len(values) > 0
+    assert (len(values) == 1) == (mode == "const")
+
+
+def test_the_middle_of_an_image_is_cut_out(tmp_path: Path) -> None:
+    framed = Image.new("RGB", (64, 64), (255, 255, 255))
+    framed.paste(Image.new("RGB", (44, 44)), (10, 10))
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            framed.save(tmp_path / name / f"{i}.png")
+    whole, middle = (
+        ImageData(DataConfig(str(tmp_path), image_size=24, crop_pct=crop_pct)).parts["test"][0][0] for crop_pct in (1.0, 0.6)
+    )
+    assert whole.max() > 2  # the white frame
+    assert middle.max() < 0
+
+
+def test_a_later_step_reads_the_same_images() -> None:
+    config = DataConfig(image_size=24, crop_pct=0.9, mean=(0, 0, 0), std=(1, 1, 1))
+    described = ImageData(config).described
+    assert DataConfig(**{name: value for name, value in described.items() if name != "num_classes"}) == config
+
+
 def test_a_flip_alone_does_not_crop() -> None:
     flipped: Any = ImageData(DataConfig(hflip=1.0)).parts["train"]
     plain: Any = ImageData(DataConfig()).parts["train"]
@@ -198,6 +228,8 @@ def test_timm_opens_torchvision_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ({"name": "torch/cifar10", "root": "/no/such"}, "'/no/such'.*not found"),
         ({"name": "torch/nonsense", "root": "/no/such"}, "torch/nonsense"),
         ({"image_size": 7}, "image_size must be at least 8; got image_size=7"),
+        ({"crop_pct": 1.2}, "crop_pct must be positive and at most 1; got crop_pct=1.2"),
+        ({"re_mode": "black"}, "re_mode must be one of const, pixel; got 'black'"),
         ({"batch_size": 0}, "batch_size must be at least 1; got batch_size=0"),
         ({"auto_augment": "nonsense"}, "auto_augment='nonsense'"),
     ],

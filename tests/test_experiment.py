@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -17,8 +18,11 @@ import yaml
 from acmix_nas import experiment
 from acmix_nas.errors import UserError
 from acmix_nas.experiment import ExperimentError, check, launch
+from acmix_nas.operators.acmix import MIXINGS
+from acmix_nas.operators.convolution import SHIFTS
 from acmix_nas.results import find_experiment, read_results
 
+ROOT = Path(__file__).parent.parent
 TRIAL = """
 import json, os, pathlib, subprocess, sys
 if "--check" in sys.argv:
@@ -177,6 +181,35 @@ def test_a_tuner_that_refuses_the_space_is_refused(write: Write) -> None:
     with pytest.raises(UserError, match="'Batch' cannot be built") as error:
         check(config)
     assert one_line(error)
+
+
+def test_options_for_the_trials_end_their_command(write: Write) -> None:
+    settings = check(write(), "--image-size 64")
+    assert settings["trainingService"]["trialCommand"] == "python trial.py --image-size 64"
+
+
+def test_options_for_the_trials_are_checked_with_them(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(experiment, "_ask", lambda command, *_: asked.append(command) or (0, ""))
+    check(write(), "--image-size 64 ")
+    assert asked[-1].startswith("python trial.py --image-size 64 --check ")
+
+
+@pytest.mark.parametrize("name", ["paper-mixing", "paper-shift", "paper-bias"])
+def test_the_experiments_of_the_paper_pass_their_check(name: str) -> None:
+    settings = check(ROOT / "experiments" / f"{name}.yml", "--epochs 1 --warmup-epochs 0 --image-size 16")
+    space = settings["searchSpace"]
+    assert settings["maxTrialNumber"] == math.prod(len(entry["_value"]) for entry in space.values())
+    assert len(space["seed"]["_value"]) >= 3
+
+
+def test_the_forms_of_the_experiments_are_those_of_acmix() -> None:
+    spaces = {
+        name: yaml.safe_load((ROOT / "experiments" / f"{name}.yml").read_text())["searchSpace"]
+        for name in ("paper-mixing", "paper-shift")
+    }
+    assert spaces["paper-mixing"]["mixing"]["_value"] == list(MIXINGS)
+    assert spaces["paper-shift"]["shifts"]["_value"] == list(SHIFTS)
 
 
 def test_the_last_line_of_the_trials_own_check_is_the_error(write: Write) -> None:

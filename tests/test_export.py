@@ -23,13 +23,15 @@ MIXED = {
     "local": ("local", "acmix_local", "local_k3", "conv"),
     "window": ("window", "acmix_window", "window", "conv"),
     "global": ("global_r2", "acmix_global", "global", "conv"),
+    "patchwise": ("patchwise_k3", "acmix_patchwise_k3", "conv", "acmix_patchwise_k3"),
 }
 FLAT = {"channels": [8, 8, 16, 16], "num_classes": 5, "zero_init_last": False}
 
 
 def mixed(operators: tuple[str, ...]) -> nn.Module:
     slots = dict(zip(SLOTS, operators, strict=True))
-    return train_briefly(build(Architecture(RESNET["backbone"], slots, operators, FLAT, (RESNET["slots"],))))
+    candidates = tuple(dict.fromkeys(operators))
+    return train_briefly(build(Architecture(RESNET["backbone"], slots, candidates, FLAT, (RESNET["slots"],))))
 
 
 def input_shape(path: Path) -> list[int | str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
-from acmix_nas.options import _fields, _help, fill, from_parameters, options, pairs
+from acmix_nas.options import BackboneArgs, _fields, _help, fill, from_parameters, names, options, pairs
+from acmix_nas.options import typed as given
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,22 @@ def typed(*arguments: str) -> tuple[Any, str]:
 
     @application.command()
     @options(Group)
-    def command(group: Group, name: str = "x") -> None:
-        seen.extend((group, name))
+    def command(ctx: typer.Context, group: Group, backbone_args: BackboneArgs = None) -> None:
+        seen.extend((group, pairs("--backbone-args", backbone_args or []), given(ctx, Group)))
 
     result = CliRunner().invoke(application, list(arguments))
     if isinstance(result.exception, UserError):
         raise result.exception
-    return (seen[0] if seen else None), result.output
+    return (seen if seen else [None]), result.output
+
+
+def of_file(tmp_path: Path, text: str, *arguments: str) -> list[Any]:
+    (tmp_path / "recipe.yml").write_text(text)
+    return typed("--recipe", str(tmp_path / "recipe.yml"), *arguments)[0]
 
 
 def test_nothing_typed_gives_the_defaults() -> None:
-    assert typed()[0] == Group()
+    assert typed()[0][:2] == [Group(), {}]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +78,7 @@ def test_nothing_typed_gives_the_defaults() -> None:
     ],
 )
 def test_what_is_typed_fills_the_group(arguments: list[str], expected: Group) -> None:
-    assert typed(*arguments)[0] == expected
+    assert typed(*arguments)[0][0] == expected
 
 
 @pytest.mark.parametrize(
@@ -106,6 +113,75 @@ def test_parameters_of_a_trial_replace_options() -> None:
 def test_an_unknown_parameter_of_a_trial_is_named() -> None:
     with pytest.raises(UserError, match=r"parameter 'penality' is no option of this trial; it has .*penalty"):
         from_parameters({"penality": 0.5}, SearchConfig())
+
+
+def test_names_are_those_of_the_options() -> None:
+    assert names(Group) == {"number", "words", "pair", "heads", "table", "flag"}
+    assert {"data", "data_root", "lr"} < names(DataConfig, Recipe)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("number: 5", Group(number=5)),
+        ("words: [c, d]", Group(words=("c", "d"))),
+        ("pair: [0.5, 1]", Group(pair=(0.5, 1.0))),
+        ("pair: [5e-1, 1]", Group(pair=(0.5, 1.0))),
+        ("heads: 8", Group(heads=8)),
+        ("heads: layer1.*=2,*=4", Group(heads={"layer1.*": 2, "*": 4})),
+        ("table: {channels: [8, 16], name: x, depth: 3}", Group(table={"channels": [8, 16], "name": "x", "depth": 3})),
+        ("flag: true", Group(flag=True)),
+    ],
+)
+def test_a_recipe_stands_over_the_defaults(tmp_path: Path, text: str, expected: Group) -> None:
+    assert of_file(tmp_path, text)[0] == expected
+
+
+def test_what_is_typed_stands_over_a_recipe(tmp_path: Path) -> None:
+    group, arguments, said = of_file(tmp_path, "number: 5\nflag: true\npair: [0, 1]", "--number", "3", "--no-flag")
+    assert group == Group(number=3, flag=False, pair=(0.0, 1.0))
+    assert arguments == {}
+    assert said == {"number", "flag", "pair"}  # a default that was typed was chosen
+
+
+def test_pairs_that_are_typed_leave_the_other_keys_of_a_recipe(tmp_path: Path) -> None:
+    text = "table: {a: 1, b: 2}\nbackbone-args: {drop_path_rate: 0.2, depths: [2, 2]}"
+    group, arguments, _ = of_file(tmp_path, text, "--table", "b=3", "--backbone-args", "depths=[1,1]")
+    assert group.table == {"a": 1, "b": 3}
+    assert arguments == {"drop_path_rate": 0.2, "depths": [1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate: 1", "'lerning_rate' is no option of this command; it has backbone_args, flag, heads, number"),
+        ("number: many", "number must be a whole number; got 'many'"),
+        ("number: true", "number must be a whole number; got True"),
+        ("number: 2.5", "number must be a whole number; got 2.5"),
+        ("flag: 1", "flag must be true or false; got 1"),
+        ("pair: 0.5", "pair must be a list of numbers; got 0.5"),
+        ("pair: [a, 1]", "pair must be a list of numbers; got"),
+        ("pair: [true, 1]", "pair must be a list of numbers; got"),
+        ("words: [1]", "words must be a list of texts"),
+        ("table: [a]", "table must be a mapping"),
+        ("backbone_args: a=1", "backbone_args must be a mapping; got 'a=1'"),
+        ("heads:", "heads must be a text; got None"),
+        ("number: 1\nnumber : 2\nNumber: 3", "'Number' is no option"),
+        ("backbone_args: {}\nbackbone-args: {}", "'backbone_args' is there twice"),
+        ("- number", "must map options to values, as in lr: 0.1; it holds a list"),
+        ("number: [1", "is not YAML"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        of_file(tmp_path, text)
+    assert str(error.value).startswith(f"recipe {str(tmp_path / 'recipe.yml')!r}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_recipe_is_named() -> None:
+    with pytest.raises(UserError, match=r"^recipe 'none\.yml': no such file$"):
+        typed("--recipe", "none.yml")
 
 
 def test_pairs_read_json_where_they_can() -> None:

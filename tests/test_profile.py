@@ -62,7 +62,7 @@ def test_counts_of_convolutions_are_those_of_a_counter() -> None:
 def test_counts_agree_with_the_cost_table_and_the_network() -> None:
     counted = count(ARCHITECTURE, 48, num_classes=5)
     backbone = timm.create_model(RESNET["backbone"], channels=RESNET["channels"], num_classes=5)
-    costs = CostTable.of(backbone, find_slots(backbone, RESNET["slots"]), SEVEN, (3, 48, 48))
+    costs = CostTable.of(backbone, find_slots(backbone, RESNET["slots"], candidates=SEVEN), (3, 48, 48))
     assert counted.macs == costs.total(MIXED)
     assert counted.stage1 == sum(costs.costs[slot][operator].stage1 for slot, operator in MIXED.items())
     assert counted.parameters == sum(p.numel() for p in build(ARCHITECTURE, 5).parameters())
@@ -73,7 +73,7 @@ def test_stages_of_the_network_are_sums_of_their_slots() -> None:
     patterns = ("layer1.*", "layer2.*")
     counted = count(Architecture("resnet26", choice, SEVEN, pattern=patterns), 32)
     backbone = timm.create_model("resnet26")
-    costs = CostTable.of(backbone, find_slots(backbone, patterns), SEVEN, (3, 32, 32)).costs
+    costs = CostTable.of(backbone, find_slots(backbone, patterns, candidates=SEVEN), (3, 32, 32)).costs
     assert list(counted.stages) == ["layer1", "layer2"]
     for stage, cost in counted.stages.items():
         assert cost.macs == sum(costs[slot][operator].macs for slot, operator in choice.items() if slot.startswith(stage))

@@ -25,12 +25,14 @@ TEXT = (ROOT / "README.md").read_text()
 COMMANDS = [
     line.split("  #")[0].strip()
     for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
-    for line in block.splitlines()
+    for line in block.replace("\\\n", " ").splitlines()
     if line.strip() and not line.startswith("#")
 ]
 PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 # What runs an experiment, or the whole of this suite, or does not end by itself; the slow tests below run the first kind.
-LONG = ("make ", "nnictl ", "acmix-nas experiment", "acmix-nas export runs/nni", "tensorboard ")
+EXPERIMENTS = ("acmix-nas experiment experiments/digits", "acmix-nas export runs/nni")
+PAPER = ("acmix-nas experiment experiments/paper", "acmix-nas paper table6 runs", "acmix-nas paper fig5 runs")
+LONG = ("make ", "nnictl ", "tensorboard ", *EXPERIMENTS, *PAPER)
 
 
 def shell(command: str, folder: Path, timeout: float = 600) -> str:
@@ -79,7 +81,7 @@ def test_commands_and_python(folder: Path) -> None:
 @pytest.mark.slow
 def test_experiments(folder: Path) -> None:
     """The commands of an experiment, and the second config; minutes."""
-    long = [command for command in COMMANDS if command.startswith(LONG[2:4])]
+    long = [command for command in COMMANDS if command.startswith(EXPERIMENTS)]
     assert len(long) == 2
     for command in long:
         shell(command, folder)
@@ -87,6 +89,17 @@ def test_experiments(folder: Path) -> None:
     shell("acmix-nas experiment experiments/digits-evolution.yml --working-directory runs/nni2", folder)
     shell("acmix-nas export runs/nni2/_latest --top 3 --output runs/best3", folder)
     assert len(list((folder / "runs" / "best3").glob("architecture-*.json"))) == 3
+
+
+@pytest.mark.slow
+def test_experiments_of_the_paper(folder: Path) -> None:
+    """Tables 6 and Figure 5 as the README has them; some 15 minutes."""
+    commands = [command for command in COMMANDS if command.startswith(PAPER)]
+    assert len(commands) == 4
+    said = [shell(command, folder, timeout=1800) for command in commands]
+    assert "attention" in said[1]
+    assert said[1].count("±") >= 6
+    assert len(list((folder / "runs" / "figure5").rglob("figure5.png"))) == 2
 
 
 @pytest.mark.slow

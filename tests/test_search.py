@@ -118,7 +118,7 @@ def test_with_the_task_zeroed_the_penalty_moves_the_probabilities(tmp_path: Path
     search(settings, tmp_path, progress=False)
     found = Architecture.load(tmp_path / "architecture.json")
     space = make_space(settings, 10)
-    table = CostTable.of(space.backbone, space.slots, settings.candidates, (3, 16, 16))
+    table = CostTable.of(space.backbone, space.slots, (3, 16, 16))
     for slot, row in found.probabilities.items():
         costs = {operator: cost.macs for operator, cost in table.costs[slot].items()}
         assert max(row, key=lambda op: row[op]) == min(costs, key=lambda op: costs[op]), slot

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -9,9 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from acmix_nas.blocks import open_blocks
 from acmix_nas.errors import UserError
-from acmix_nas.slot import OperatorName, Slot, check_candidates, find_slots, make_operator, put
-from tests.small import SEVEN
+from acmix_nas.operators import (
+    ACmix,
+    Convolution,
+    ConvolutionPath,
+    GlobalAttention,
+    GlobalPath,
+    LocalAttention,
+    Mixing,
+    OnesConv2d,
+    Operator,
+    Output,
+    PatchwiseAttention,
+    Projection,
+    ReducedProjection,
+    WindowAttention,
+    WindowPath,
+)
+from acmix_nas.slot import DEFAULT_CANDIDATES, OperatorName, Slot, check_candidates, find_slots, make_operator, put
+from tests.small import EVERY, at
 
 
 @pytest.mark.parametrize(
@@ -23,6 +43,8 @@ from tests.small import SEVEN
         ("acmix_window_k4", "window", True, {"window": 4}),
         ("acmix_global", "global", True, {}),
         ("global_r2", "global", False, {"reduction": 2}),
+        ("patchwise", "patchwise", False, {}),
+        ("acmix_patchwise_k3", "patchwise", True, {"window": 3}),
     ],
 )
 def test_operator_names_are_taken_apart(name: str, kind: str | None, mixed: bool, settings: dict[str, int]) -> None:
@@ -30,9 +52,11 @@ def test_operator_names_are_taken_apart(name: str, kind: str | None, mixed: bool
     assert (operator.kind, operator.mixed, operator.settings) == (kind, mixed, settings)
 
 
-@pytest.mark.parametrize("name", ["", "axial", "acmix", "acmix_conv", "local_r2", "global_k3", "local_k", "Local", "local "])
+@pytest.mark.parametrize(
+    "name", ["", "axial", "acmix", "home", "acmix_conv", "patchwise_r2", "local_r2", "global_k3", "local_k", "Local", "local "]
+)
 def test_no_operator_has_another_name(name: str) -> None:
-    with pytest.raises(UserError, match="operator must be conv, local, window, global"):
+    with pytest.raises(UserError, match="operator must be conv, local, window, global, patchwise"):
         OperatorName.parse(name)
 
 
@@ -145,10 +169,11 @@ def test_what_cannot_be_a_space_says_why(backbone: nn.Module, pattern: str, head
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("operator", [*SEVEN, "local_k3", "global_r2"])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_every_operator_fits_where_the_convolution_stood(operator: str, stride: int) -> None:
-    slot = Slot("x", 6, 8, heads=2, stride=stride)
+@pytest.mark.parametrize("operator", EVERY)
+@pytest.mark.parametrize("shape", [{}, {"stride": 2}, {"block": True, "position": "table"}], ids=["plain", "stride", "block"])
+def test_every_operator_fits_where_the_convolution_stood(operator: str, shape: dict[str, Any]) -> None:
+    slot = Slot("x", 6, 8, heads=2, **shape)
+    stride = slot.stride
     x = torch.randn(2, 6, 9, 7)
     assert make_operator(slot, operator)(x).shape == nn.Conv2d(6, 8, 3, stride, 1)(x).shape
 
@@ -168,3 +193,177 @@ def test_put_reaches_into_containers() -> None:
     backbone = nn.Sequential(nn.Sequential(nn.ReLU(), nn.ReLU()))
     put(backbone, "0.1", nn.Identity())
     assert isinstance(backbone[0][1], nn.Identity)
+
+
+class Host(nn.Module):
+    """A network with one operator in it, and a convolution behind that."""
+
+    def __init__(self, operator: nn.Module) -> None:
+        super().__init__()
+        self.operator = operator
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+
+def block(position: str = "table", window: int = 7, shift: bool = False) -> Operator:
+    return Operator(Projection(8, 24), Output(WindowPath(8, 2, window, shift=shift, position=position)))
+
+
+def reduced(reduction: int) -> Operator:
+    return Operator(ReducedProjection(8, reduction), Output(GlobalPath(8, 4, reduction=reduction, position="none")))
+
+
+HOMES: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "local": (lambda: LocalAttention(6, 8, 2), "local", {"in_channels": 6, "heads": 2}),
+    "local_k3": (
+        lambda: LocalAttention(8, 8, 8, window=3, stride=2, dilation=2, position="table"), "local_k3",
+        {"heads": 8, "stride": 2, "dilation": 2, "position": "table"},
+    ),
+    "window": (lambda: WindowAttention(8, 8, 1, shift=True), "window", {"heads": 1, "shift": True}),
+    "global": (lambda: GlobalAttention(8, 8, 4, position="none"), "global", {"heads": 4, "position": "none"}),
+    "global_r2": (lambda: GlobalAttention(8, 8, 4, reduction=2), "global_r2", {"heads": 4}),
+    "patchwise_k3": (
+        lambda: PatchwiseAttention(8, 8, 4, window=3), "patchwise_k3", {"heads": 4, "position": "none"},
+    ),
+    "acmix_window_k4": (
+        lambda: ACmix(6, 8, 4, attention="window", window=4, stride=2), "window_k4",
+        {"in_channels": 6, "heads": 4, "stride": 2},
+    ),
+    "acmix_patchwise": (
+        lambda: ACmix(6, 8, 4, attention="patchwise"), "patchwise", {"in_channels": 6, "heads": 4, "position": "none"},
+    ),
+    "acmix_attention": (lambda: ACmix(8, 8, 4, window=5, mixing="attention"), "local_k5", {"heads": 4}),
+    "conv": (lambda: Convolution(8, 8, 2, dilation=2), "local", {"heads": 2, "dilation": 2}),
+    "block": (block, "window", {"heads": 2, "block": True, "position": "table"}),
+    "block_shift": (
+        lambda: block("linear", 5, shift=True), "window_k5", {"heads": 2, "block": True, "shift": True},
+    ),
+    "reduced": (
+        lambda: reduced(4), "global", {"heads": 4, "block": True, "position": "none", "reduction": 4},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("home", HOMES)
+def test_operators_of_this_package_are_slots(home: str) -> None:
+    make, attention, attributes = HOMES[home]
+    slot, conv = find_slots(Host(make()))
+    candidates = ("conv", attention, f"acmix_{attention}")
+    assert slot == Slot("operator", **{"in_channels": 8, "out_channels": 8, **attributes}, candidates=candidates)
+    assert conv == Slot("conv", 8, 8, heads=4, shift=True, candidates=("conv", "local", "acmix_local"))
+
+
+def test_what_is_inside_an_operator_is_no_slot() -> None:
+    host = Host(block())
+    host.operator.path.path.behind = nn.Conv2d(8, 8, 3, padding=1)
+    assert [slot.name for slot in find_slots(host)] == ["operator", "conv"]
+
+
+@pytest.mark.parametrize("home", HOMES)
+def test_what_is_at_home_fits_at_its_slot(home: str) -> None:
+    host = Host(HOMES[home][0]())
+    slot, _ = find_slots(host, candidates=["home", "acmix_home", "conv", *(["patchwise"] if home != "acmix_patchwise" else [])])
+    x = torch.randn(2, slot.in_channels, 6, 5)
+    for operator in slot.candidates:
+        assert make_operator(slot, operator, host.operator)(x).shape == host.operator(x).shape
+
+
+def test_the_attention_at_home_is_named_by_slot() -> None:
+    host = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), WindowAttention(8, 8, window=4), GlobalAttention(8, 8))
+    named = [slot.candidates for slot in find_slots(host, candidates=["acmix_home", "local_k3", "home"])]
+    assert named == [(f"acmix_{kind}", "local_k3", kind) for kind in ("local", "window_k4", "global")]
+
+
+def test_a_candidate_that_home_comes_to_is_refused_twice() -> None:
+    host = nn.Sequential(WindowAttention(8, 8))
+    with pytest.raises(UserError, match="candidates must differ; got window twice"):
+        find_slots(host, candidates=["home", "window"])
+
+
+def test_home_is_local_where_nothing_is_known() -> None:
+    assert check_candidates(DEFAULT_CANDIDATES) == Slot("x", 8, 8, heads=2).candidates == ("conv", "local", "acmix_local")
+
+
+@pytest.mark.parametrize(("heads", "expected"), [(None, [2, 4]), (8, [8, 8]), ({"op*": 1}, [1, 4]), ({"conv": 2}, [2, 2])])
+def test_heads_of_the_user_go_before_those_at_home(heads: Any, expected: list[int]) -> None:
+    assert [slot.heads for slot in find_slots(Host(block()), heads=heads)] == expected
+
+
+def test_heads_that_do_not_divide_an_attentions_channels_are_named() -> None:
+    with pytest.raises(UserError, match="slot 'operator' has 8 channels, which heads=3 do not divide"):
+        find_slots(Host(block()), heads={"operator": 3})
+
+
+def test_swins_attentions_are_slots() -> None:
+    swin = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=56, embed_dim=24, depths=(2, 1), num_heads=(2, 4), num_classes=3
+    )
+    with pytest.raises(UserError, match="no attention that works on a map"):
+        find_slots(swin)
+    open_blocks(swin)
+    common: dict[str, Any] = {"block": True, "position": "table", "candidates": ("conv", "window", "acmix_window")}
+    assert find_slots(swin) == [
+        Slot("layers.0.blocks.0.attn", 24, 24, heads=2, **common),
+        Slot("layers.0.blocks.1.attn", 24, 24, heads=2, shift=True, **common),
+        Slot("layers.1.blocks.0.attn", 48, 48, heads=4, **common),
+    ]
+
+
+def test_vits_attentions_are_slots() -> None:
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", img_size=32, embed_dim=24, depth=2, num_heads=2, class_token=False, global_pool="avg"
+    )
+    open_blocks(vit)
+    common: dict[str, Any] = {"block": True, "position": "none", "candidates": ("conv", "global", "acmix_global")}
+    assert find_slots(vit, "blocks.*") == [
+        Slot("blocks.0.attn", 24, 24, heads=2, **common),
+        Slot("blocks.1.attn", 24, 24, heads=2, shift=True, **common),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "maps"),
+    [
+        (["patchwise"], 6),
+        (["conv", "patchwise_k3", "acmix_patchwise"], 6),
+        (["conv", "patchwise", "local"], 12),
+        (["conv"], 12),
+    ],
+)
+def test_stage_1_gives_what_the_attentions_read(candidates: list[str], maps: int) -> None:
+    slot = at(Slot("x", 8, 16, heads=4), candidates)
+    assert slot.maps == maps
+    assert at(Slot("x", 16, 16, heads=4, reduction=2), candidates).maps == 12
+    mixed = make_operator(slot, "acmix_patchwise")
+    assert mixed.get_submodule("operator.projection.qkv").out_channels == maps * slot.depth
+    alone = make_operator(slot, "patchwise")
+    assert alone.get_submodule("operator.projection.qkv").out_channels == 6 * slot.depth
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"), [({}, nn.Conv2d), ({"block": True}, OnesConv2d), ({"block": True, "reduction": 2}, nn.Conv2d)]
+)
+def test_what_conv_is(shape: dict[str, Any], kind: type) -> None:
+    conv = make_operator(Slot("x", 8, 8, heads=2, **shape), "conv")
+    assert type(conv) is kind
+    assert torch.equal(conv.bias, torch.zeros(8))
+
+
+@pytest.mark.parametrize("window", ["window", "window_k5"])
+def test_an_operator_takes_over_what_stands_at_home(window: str) -> None:
+    home = block()
+    slot = find_slots(Host(home))[0]
+    operator = make_operator(slot, window, home).get_submodule("operator")
+    same = {key for key, value in operator.state_dict().items() if torch.equal(value, home.state_dict()[key])}
+    tables = {"path.path.position.table"} if window == "window" else set()  # of another window it has another size
+    assert same == {"projection.qkv.weight", "projection.qkv.bias", "path.proj.weight", "path.proj.bias"} | tables
+
+
+def test_an_acmix_takes_over_an_acmix() -> None:
+    parts = Projection(8, 24), Output(WindowPath(8, 2, position="table")), ConvolutionPath(8, 2), Mixing()
+    home = ACmix.of(*parts)
+    for parameter in home.parameters():
+        nn.init.normal_(parameter)
+    slot = find_slots(Host(home))[0]
+    operator = make_operator(slot, "acmix_window", home).get_submodule("operator")
+    x = torch.randn(2, 8, 9, 5)
+    assert torch.equal(operator(x), home(x))

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from acmix_nas.architecture import Architecture
+from acmix_nas import trial as trials
+from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import read_history
 from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
@@ -18,7 +20,7 @@ from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
 from acmix_nas.files import read_json
 from acmix_nas.results import read_results
-from acmix_nas.trial import check_slots, corners, shared_supernet
+from acmix_nas.trial import check_slots, corners, shared_supernet, spread
 from tests.small import SLOTS
 
 OPTIONS = [
@@ -51,6 +53,48 @@ def test_a_search_runs_without_nni(tmp_path: Path) -> None:
     assert sorted(Architecture.load(tmp_path / "architecture.json").slots) == SLOTS
     assert len(read_history(tmp_path / "history.csv")) == 3 * 4 * 3
     assert read_results(tmp_path)[0].metric == result["metric"]
+
+
+TRAIN = [
+    "train", "--backbone", "resnet26_acmix", "--backbone-args", "layers=[1,1,1,1]", "--backbone-args", "channels=[8,8,16,16]",
+    "--image-size", "16", "--batch-size", "128", "--epochs", "2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        {"mixing": "convex", "shifts": "fixed", "seed": 3},
+        {"network": {"backbone": "resnet26_acmix", "mixing": "convex", "shifts": "fixed"}, "seed": 3},
+    ],
+)
+def test_a_training_takes_its_parameters_as_options_or_arguments(
+    received: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "begin", lambda output: (output, received))
+    backbone = ["--backbone", "resnet18"] if "network" in received else []
+    done = CliRunner().invoke(trials.trial, [*TRAIN, *backbone, "--output", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    result = read_json(tmp_path / "result.json", "result")
+    architecture = Architecture.load(tmp_path / "architecture.json")
+    assert (architecture.backbone, dict(architecture.slots)) == ("resnet26_acmix", {})
+    assert architecture.backbone_args == {
+        "layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "mixing": "convex", "shifts": "fixed",
+    }  # fmt: skip
+    assert result["recipe"]["seed"] == 3
+    assert result["parameters"] == received
+    assert result["metric"] == result["val_accuracy"]
+    assert 0 <= result["test_accuracy"] <= 1
+    network = build(architecture, weights=tmp_path / "network.pt")
+    assert result["costs"]["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert read_results(tmp_path)[0].metric == result["metric"]
+    history = read_history(tmp_path / "history.csv")
+    assert {(o.slot, o.epoch) for o in history} == {(f"layer{n}.0.conv2", epoch) for n in range(1, 5) for epoch in range(3)}
+    assert all(o.alpha is not None and o.beta == pytest.approx(1 - o.alpha) for o in history)
+
+
+def test_mappings_among_the_parameters_are_opened() -> None:
+    assert spread({"network": {"backbone": "a", "depth": 2}, "seed": 1}) == {"backbone": "a", "depth": 2, "seed": 1}
 
 
 def test_architectures_share_one_supernet(tmp_path: Path) -> None:
@@ -100,6 +144,10 @@ def test_a_wrong_space_is_named(change: dict[str, object], message: str) -> None
         (["search", *OPTIONS], {"penalty": {"_type": "choice", "_value": [0, -1]}}, "penalty must be a number of 0 or more"),
         (["search", *OPTIONS, "--candidates", "cnov"], {}, "operator must be conv"),
         (["evaluate", *OPTIONS], {"x": {"_type": "choice", "_value": [0]}}, "'x' is no slot"),
+        (TRAIN, {"mixing": {"_type": "choice", "_value": ["sum", "summ"]}}, "mixing must be one of"),
+        (TRAIN, {"backbone": {"_type": "choice", "_value": ["resnet18", "resnet1O"]}}, "got 'resnet1O'"),
+        (TRAIN, {"penalty": {"_type": "choice", "_value": [0.5]}}, "does not take these arguments"),
+        (TRAIN, {"lr": {"_type": "choice", "_value": [0.1, -0.1]}}, "lr must be positive"),
     ],
 )
 def test_the_check_ends_in_one_line(arguments: list[str], space: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ from acmix_nas.errors import one_of
 from acmix_nas.operators.convolution import ConvolutionPath
 from acmix_nas.operators.global_attention import GlobalPath
 from acmix_nas.operators.local_attention import LocalPath
-from acmix_nas.operators.stage import WINDOW, Macs, Path, Projection
+from acmix_nas.operators.patchwise_attention import PatchwisePath
+from acmix_nas.operators.stage import WINDOW, Macs, Path, Projection, Stage1
 from acmix_nas.operators.window_attention import WindowPath
 
 __all__ = ["ATTENTIONS", "MIXINGS", "ACmix", "Mixing", "attention_path"]
 
-ATTENTIONS = ("local", "window", "global")
-MIXINGS = ("learned", "fixed")
+ATTENTIONS = ("local", "window", "global", "patchwise")
+MIXINGS = ("attention", "convolution", "sum", "alpha", "convex", "learned")
+"""The rows of Table 6: one path alone; (1, 1); (α, 1); (α, 1 − α); and (α, β), which is the full form."""
 
 
 def attention_path(
@@ -31,27 +33,43 @@ def attention_path(
     dilation: int = 1,
     border: str = "reflect",
     shift: bool = False,
-    position: bool = True,
+    position: str = "linear",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """The attention path of this kind; what a kind has no use for (a border, a window) it ignores.
+    """The attention path of this kind; what a kind has no use for (a border, a window, a position) it ignores.
 
     Raises:
         UserError: for an unknown kind, or heads that do not divide the channels.
     """
-    common: dict[str, Any] = {"stride": stride, "position": position, "device": device, "dtype": dtype}
+    common: dict[str, Any] = {"stride": stride, "device": device, "dtype": dtype}
     if kind == "local":
-        return LocalPath(channels, heads, window, dilation=dilation, border=border, **common)
+        return LocalPath(channels, heads, window, dilation=dilation, border=border, position=position, **common)
     if kind == "window":
-        return WindowPath(channels, heads, window, shift=shift, **common)
+        return WindowPath(channels, heads, window, shift=shift, position=position, **common)
     if kind == "global":
-        return GlobalPath(channels, heads, reduction=reduction, **common)
+        # A table has a size, and the whole map has not: there the coordinates speak.
+        return GlobalPath(
+            channels, heads, reduction=reduction, position="linear" if position == "table" else position, **common
+        )
+    if kind == "patchwise":
+        share = next(number for number in range(8, 0, -1) if channels % number == 0)
+        return PatchwisePath(channels, heads, window, dilation=dilation, share=share, **common)
     raise one_of("attention", kind, ATTENTIONS)
 
 
 class Mixing(nn.Module):
-    """α · attention + β · convolution (equation 13), both scalars started at 0.5; "fixed" keeps them there."""
+    """α · attention + β · convolution (equation 13), in one of the forms of Table 6; what is learned starts at 0.5.
+
+    Args:
+        mixing: "learned" (α, β), "convex" (α, 1 − α), "alpha" (α, 1), "sum" (1, 1), or "attention" or "convolution" alone.
+
+    Raises:
+        UserError: for an unknown form.
+    """
+
+    alpha: Tensor
+    beta: Tensor
 
     def __init__(
         self,
@@ -62,15 +80,28 @@ class Mixing(nn.Module):
         super().__init__()
         if mixing not in MIXINGS:
             raise one_of("mixing", mixing, MIXINGS)
+        self.mixing = mixing
+        learned = {"learned": ("alpha", "beta"), "convex": ("alpha",), "alpha": ("alpha",)}.get(mixing, ())
+        absent = {"attention": "beta", "convolution": "alpha"}.get(mixing)
         for name in ("alpha", "beta"):
-            value = torch.tensor(0.5, device=device, dtype=dtype)
-            self.register_parameter(name, nn.Parameter(value, requires_grad=mixing == "learned"))
+            if name in learned:
+                setattr(self, name, nn.Parameter(torch.tensor(0.5, device=device, dtype=dtype)))
+            else:
+                constant = torch.tensor(0.0 if name == absent else 1.0, device=device, dtype=dtype)
+                self.register_buffer(name, constant, persistent=False)
 
-    alpha: nn.Parameter
-    beta: nn.Parameter
+    @property
+    def strengths(self) -> tuple[Tensor, Tensor]:
+        """α and β."""
+        return self.alpha, 1 - self.alpha if self.mixing == "convex" else self.beta
 
-    def forward(self, attention: Tensor, convolution: Tensor) -> Tensor:
-        return self.alpha * attention + self.beta * convolution
+    def forward(self, attention: Tensor | None, convolution: Tensor | None) -> Tensor:
+        alpha, beta = self.strengths
+        if attention is None or convolution is None:
+            alone = attention if convolution is None else convolution
+            assert alone is not None
+            return alone
+        return alpha * attention + beta * convolution
 
 
 class ACmix(nn.Module):
@@ -80,13 +111,14 @@ class ACmix(nn.Module):
 
     Args:
         heads: N, which must divide `out_channels`.
-        attention: "local", "window" or "global".
-        window: K, of local and window attention.
+        attention: "local", "window", "global" or "patchwise"; the last needs one map of queries and one of keys (appendix C).
+        window: K, of local, window and patchwise attention.
         kernel_size: k of the convolution path.
-        dilation: of the convolution path and of local attention.
+        dilation: of the convolution path and of local and patchwise attention.
         border: of local attention, "reflect" or "mask".
-        position: whether the linear encoding of the coordinates takes part.
-        mixing: "learned" or "fixed" α and β.
+        position: "linear" encoding of the coordinates, Swin's relative position "table" (local and window), or "none".
+        mixing: how the two are combined (Table 6), see `Mixing`.
+        shifts: how the convolution path shifts (Table 7), see `ConvolutionPath`.
         bias: whether Stage I has a bias.
         reduction: R of global attention.
         shift: whether the grid of window attention is moved by half a window.
@@ -106,42 +138,55 @@ class ACmix(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         border: str = "reflect",
-        position: bool = True,
+        position: str = "linear",
         mixing: str = "learned",
+        shifts: str = "learned",
         bias: bool = True,
         reduction: int = 1,
         shift: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        self.projection = Projection(in_channels, out_channels, bias, device, dtype)
-        self.attention = attention_path(
+        like: dict[str, Any] = {"device": device, "dtype": dtype}
+        path = attention_path(
             attention, out_channels, heads, window=window, reduction=reduction, stride=stride, dilation=dilation,
-            border=border, shift=shift, position=position, device=device, dtype=dtype,
+            border=border, shift=shift, position=position, **like,
         )  # fmt: skip
-        self.convolution = ConvolutionPath(out_channels, heads, kernel_size, stride, dilation, device, dtype)
-        self.mixing = Mixing(mixing, device, dtype)
+        maps = 2 + heads if attention == "patchwise" else 3 * heads
+        projection = Projection(in_channels, maps * out_channels // heads, bias, **like)
+        convolution = ConvolutionPath(out_channels, heads, kernel_size, stride, dilation, shifts, maps, **like)
+        self._set(projection, path, convolution, Mixing(mixing, **like))
+
+    @classmethod
+    def of(cls, projection: Stage1, attention: Path, convolution: ConvolutionPath, mixing: Mixing) -> ACmix:
+        """An ACmix of these parts."""
+        acmix = cls.__new__(cls)
+        acmix._set(projection, attention, convolution, mixing)
+        return acmix
+
+    def _set(self, projection: Stage1, attention: Path, convolution: ConvolutionPath, mixing: Mixing) -> None:
+        super().__init__()
+        self.projection = projection
+        self.attention = None if mixing.mixing == "convolution" else attention
+        self.convolution = None if mixing.mixing == "attention" else convolution
+        self.mixing = mixing
+        self.name = f"acmix_{attention.name}"
 
     @property
-    def name(self) -> str:
-        """What it is called as an operator, `acmix_local_k3`."""
-        return f"acmix_{self.attention.name}"
-
-    @property
-    def alpha(self) -> nn.Parameter:
+    def alpha(self) -> Tensor:
         """α, the weight of the attention."""
-        return self.mixing.alpha
+        return self.mixing.strengths[0]
 
     @property
-    def beta(self) -> nn.Parameter:
+    def beta(self) -> Tensor:
         """β, the weight of the convolution."""
-        return self.mixing.beta
+        return self.mixing.strengths[1]
 
     def forward(self, x: Tensor) -> Tensor:
         maps = self.projection(x)
-        return self.mixing(self.attention(maps), self.convolution(maps))
+        attention = None if self.attention is None else self.attention(maps)
+        return self.mixing(attention, None if self.convolution is None else self.convolution(maps))
 
     def macs(self, height: int, width: int) -> Macs:
-        stage2 = self.attention.macs(height, width) + self.convolution.macs(height, width)
-        return Macs(self.projection.macs(height, width), stage2)
+        paths = (path for path in (self.attention, self.convolution) if path is not None)
+        return Macs(self.projection.macs(height, width), sum(path.macs(height, width) for path in paths))

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
 from torch.nn import functional as F
 
-__all__ = ["LinearPosition", "attend", "split_maps"]
+from acmix_nas.errors import one_of
+
+__all__ = ["POSITIONS", "LinearPosition", "RelativeBias", "attend", "constant", "encoding_macs", "make_position"]
+
+POSITIONS = ("linear", "table", "none")
 
 
 class LinearPosition(nn.Module):
@@ -29,23 +38,95 @@ class LinearPosition(nn.Module):
         return self.linear(torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1))
 
 
-def split_maps(maps: Tensor, heads: int, position: LinearPosition | None) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and v, each (B, H, W, C) with the head's channels together; the positions are folded into k."""
-    q, k, v = maps.permute(0, 2, 3, 1).chunk(3, dim=-1)
-    if position is not None:
-        k = k - position(k.shape[1], k.shape[2]).repeat(1, 1, heads)
-    return q, k, v
+class RelativeBias(nn.Module):
+    """A learned number for every offset between query and key, up to a reach, and every head: B of equation 21, as in Swin.
+
+    Row (a + r)(2r + 1) + b + r of the table, r the reach, belongs to the offset (a, b), query minus key, height first.
+    """
+
+    def __init__(
+        self, reach: int, heads: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.reach = reach
+        self.table = nn.Parameter(torch.empty((2 * reach + 1) ** 2, heads, device=device, dtype=dtype))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """(1, N, Th · Tw, Sh · Sw) from the offsets of rows (Th, Sh) and columns (Tw, Sw); those out of reach are clamped."""
+        side = 2 * self.reach + 1
+        rows, columns = ((offsets + self.reach).clamp(0, side - 1) for offsets in (rows, columns))
+        index = side * rows[:, None, :, None] + columns[None, :, None, :]  # (Th, Tw, Sh, Sw)
+        return self.table[index.flatten(2).flatten(0, 1)].permute(2, 0, 1)[None]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q·k / √D) · v (equation 10) over (B', N, T, D), (B', N, S, D) and a boolean mask (B' or 1, 1, T, S).
+def make_position(
+    position: str, channels: int, heads: int, reach: int | None,
+    device: torch.device | str | None = None, dtype: torch.dtype | None = None,
+) -> LinearPosition | RelativeBias | None:  # fmt: skip
+    """What tells an attention where its keys are.
+
+    Args:
+        position: "linear", "table" or "none".
+        reach: the largest offset of a table; None where the attention has no largest one.
+
+    Raises:
+        UserError: for an unknown position, or a table without a reach.
+    """
+    known = POSITIONS if reach is not None else tuple(p for p in POSITIONS if p != "table")
+    if position not in known:
+        raise one_of("position", position, known)
+    like: dict[str, Any] = {"device": device, "dtype": dtype}
+    if position == "table":
+        assert reach is not None
+        return RelativeBias(reach, heads, **like)
+    return LinearPosition(channels // heads, **like) if position == "linear" else None
+
+
+def encoding_macs(position: nn.Module | None, height: int, width: int) -> float:
+    """Multiply-adds of the positions themselves: those of the linear map."""
+    return 2.0 * position.linear.out_features * height * width if isinstance(position, LinearPosition) else 0.0
+
+
+Made = TypeVar("Made")
+
+
+def constant(make: Callable[..., Made]) -> Callable[..., Made]:
+    """Keep what a function of sizes and a device has made: masks and indices, which are the same in every forward.
+
+    Where a graph is made of the forward they are made anew, and belong to the graph.
+    """
+    kept = lru_cache(maxsize=256)(make)
+
+    @wraps(make)
+    def get(*sizes: Any) -> Made:
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or detect_fake_mode() is not None:
+            return make(*sizes)
+        with torch.inference_mode(False), torch.no_grad():
+            return kept(*sizes)
+
+    return get
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """softmax(q·k / √D + bias) · v (equations 10 and 21) over (B·M, N, T, D) and (B·M, N, S, D), M windows or tiles of a map.
+
+    Args:
+        mask: (M or 1, 1, T, S), 0 where a key takes part and −∞ where it does not.
+        bias: (1, N, T, S).
 
     On the CPU the product stays in float32 under autocast: the backward of bfloat16 attention is slower there.
     """
     if mask is not None:
-        mask = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, float("-inf"))
-    if q.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    with torch.autocast("cpu", enabled=False):
-        mask = None if mask is None else mask.float()
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask).to(q.dtype)
+        bias = mask.to(q.dtype) if bias is None else bias + mask
+    if bias is not None:
+        if bias.shape[0] > 1:
+            bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
+        bias = bias.to(q.dtype)
+    if q.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        with torch.autocast("cpu", enabled=False):
+            bias = None if bias is None else bias.float()
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=bias).to(q.dtype)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    # The layout that an exported product claims is not that of what it is later decomposed into.
+    return out.clone(memory_format=torch.contiguous_format) if torch.compiler.is_exporting() else out

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError
+from acmix_nas.errors import UserError, one_of
 from acmix_nas.operators.stage import Operator, Path, Projection, head_channels, strided
 
-__all__ = ["Convolution", "ConvolutionPath"]
+__all__ = ["SHIFTS", "Convolution", "ConvolutionPath", "OnesConv2d"]
+
+
+SHIFTS = ("tensor", "fixed", "random", "learned")
+"""The rows of Table 7: Figure 3 a; c.I; c.II with a random start; c.II started as shifts, which is the full form."""
 
 
 class ConvolutionPath(Path):
@@ -30,6 +34,10 @@ class ConvolutionPath(Path):
         heads: N, which must divide C.
         kernel_size: k, odd.
         dilation: distance between the taps.
+        shifts: "tensor" shifts; "fixed" kernels, which give the same; learnable kernels from a "random" start; or "learned",
+            learnable kernels that start as shifts.
+        maps: how many maps of D channels come in; 3N by default, 2 + N of patchwise attention (appendix C).
+        bias: whether fc has one, as in the published Swin.
     """
 
     def __init__(
@@ -39,18 +47,28 @@ class ConvolutionPath(Path):
         kernel_size: int = 3,
         stride: int = 1,
         dilation: int = 1,
+        shifts: str = "learned",
+        maps: int | None = None,
+        bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise UserError(f"kernel_size must be odd and positive; got kernel_size={kernel_size}")
+        if shifts not in SHIFTS:
+            raise one_of("shifts", shifts, SHIFTS)
         self.channels, self.heads, self.depth = channels, heads, head_channels(channels, heads, stride, dilation)
         self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
+        self.shifts, self.maps = shifts, maps or 3 * heads
         taps = kernel_size**2
         # Plain parameters: a host model's loop that initialises every nn.Conv2d cannot overwrite the shifts.
-        self.fc = nn.Parameter(torch.empty(taps, 3 * heads, device=device, dtype=dtype))
-        self.shift = nn.Parameter(torch.empty(channels, taps, kernel_size, kernel_size, device=device, dtype=dtype))
+        self.fc = nn.Parameter(torch.empty(taps, self.maps, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(taps, device=device, dtype=dtype)) if bias else None
+        self.shift: nn.Parameter | None = None
+        if shifts != "tensor":
+            kernels = torch.empty(channels, taps, kernel_size, kernel_size, device=device, dtype=dtype)
+            self.shift = nn.Parameter(kernels, requires_grad=shifts != "fixed")
         self.reset_parameters()
 
     @property
@@ -59,50 +77,93 @@ class ConvolutionPath(Path):
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_uniform_(self.fc, a=5**0.5)
-        with torch.no_grad():
-            taps = self.kernel_size**2
-            shifts = torch.eye(taps, dtype=self.shift.dtype, device=self.shift.device)
-            self.shift.copy_(shifts.view(taps, self.kernel_size, self.kernel_size).expand_as(self.shift))
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -(self.maps**-0.5), self.maps**-0.5)
+        if self.shift is not None and self.shifts == "random":
+            nn.init.kaiming_uniform_(self.shift, a=5**0.5)
+        elif self.shift is not None:
+            with torch.no_grad():
+                taps = self.kernel_size**2
+                shifts = torch.eye(taps, dtype=self.shift.dtype, device=self.shift.device)
+                self.shift.copy_(shifts.view(taps, self.kernel_size, self.kernel_size).expand_as(self.shift))
 
     @property
     def factored(self) -> bool:
         """Whether fc and shift run one after the other."""
-        return 3 * self.heads > 3 + self.kernel_size**2
+        return self.shift is None or self.maps > 3 + self.kernel_size**2
+
+    def kernels(self) -> Tensor:
+        """(C, k², k, k): what shifts and sums the k² maps."""
+        if self.shift is not None:
+            return self.shift
+        taps = self.kernel_size**2
+        shifts = torch.eye(taps, dtype=self.fc.dtype, device=self.fc.device)
+        return shifts.view(taps, self.kernel_size, self.kernel_size).expand(self.channels, -1, -1, -1)
 
     def merged(self) -> Tensor:
         """(C, 3N, k, k): the kernel of the one group convolution that fc and shift compose to."""
-        return torch.einsum("cthw,tm->cmhw", self.shift, self.fc)
+        return torch.einsum("cthw,tm->cmhw", self.kernels(), self.fc)
 
     def forward(self, maps: Tensor) -> Tensor:
-        padding = self.kernel_size // 2 * self.dilation
-        maps = maps.unflatten(1, (3 * self.heads, self.depth))  # (B, 3N, D, H, W)
+        maps = maps.unflatten(1, (self.maps, self.depth))  # (B, 3N, D, H, W)
+        if self.shift is None:
+            return self._shift_tensors(self._light(maps))
         kernel: Tensor
         if self.factored:
-            inputs = torch.einsum("bmdhw,tm->bdthw", maps, self.fc)
+            inputs = self._light(maps)
             kernel = self.shift
         else:
             inputs = maps.transpose(1, 2)
             kernel = self.merged()
         # Autocast casts what einsum returns, and group convolution wants one type.
-        return F.conv2d(
-            inputs.flatten(1, 2), kernel.to(inputs.dtype), None, self.stride, padding, self.dilation, self.depth
-        )  # fmt: skip
+        out = self._convolve(inputs.flatten(1, 2), kernel.to(inputs.dtype), self.depth)
+        if self.bias is None or self.factored:
+            return out
+        ones = torch.ones_like(maps[:1, :1, 0])  # the bias passes through the zero padding: less of it at the border
+        return out + self._convolve(ones, self.bias_kernel().to(ones.dtype), 1)
+
+    def _light(self, maps: Tensor) -> Tensor:
+        """fc: (B, 3N, D, H, W) → (B, D, k², H, W)."""
+        light = torch.einsum("bmdhw,tm->bdthw", maps, self.fc)
+        return light if self.bias is None else light + self.bias[:, None, None].to(light.dtype)
+
+    def _convolve(self, inputs: Tensor, kernel: Tensor, groups: int) -> Tensor:
+        padding = self.kernel_size // 2 * self.dilation
+        return F.conv2d(inputs, kernel, None, self.stride, padding, self.dilation, groups)
+
+    def _shift_tensors(self, light: Tensor) -> Tensor:
+        """Equations 4 and 8: (B, D, k², H, W) → (B, C, Ho, Wo), the N channels of a head-channel alike."""
+        height, width = light.shape[-2:]
+        padding = self.kernel_size // 2 * self.dilation
+        light = F.pad(light, (padding,) * 4)
+        out = torch.zeros_like(light[:, :, 0, : height : self.stride, : width : self.stride])
+        for tap in range(self.kernel_size**2):
+            down, right = (step * self.dilation for step in divmod(tap, self.kernel_size))
+            out = out + light[:, :, tap, down : down + height : self.stride, right : right + width : self.stride]
+        return out.repeat_interleave(self.heads, dim=1)
+
+    def bias_kernel(self) -> Tensor:
+        """(C, 1, k, k): what fc's bias adds, as a convolution of ones."""
+        assert self.bias is not None
+        return torch.einsum("cthw,t->chw", self.kernels(), self.bias)[:, None]
 
     def dense(self, projection: Tensor) -> Tensor:
         """(C, in_channels, k, k): the dense kernel that Stage I of this weight (3C, in_channels) and this path compose to.
 
-        K[o, i] = Σ merged[o, m] · W[m, d(o), i]. Exact for a Stage I without bias: a bias would pass through the zero
-        padding and differ at the border.
+        K[o, i] = Σ merged[o, m] · W[m, d(o), i]. A bias of Stage I passes through the zero padding like one more channel of
+        ones, and so is one more column of the weight.
         """
-        weight = projection.reshape(3 * self.heads, self.depth, -1)  # (3N, D, in_channels)
+        weight = projection.reshape(self.maps, self.depth, -1)  # (3N, D, in_channels)
         merged = self.merged().unflatten(0, (self.depth, self.heads))  # (D, N, 3N, k, k)
         return torch.einsum("dnmhw,mdi->dnihw", merged, weight).flatten(0, 1)
 
     def macs(self, height: int, width: int) -> float:
-        """(3k² + k⁴)·C per pixel (Table 1), whichever form runs."""
+        """(3k² + k⁴)·C per pixel (Table 1), whichever form runs; tensor shifts only add."""
         taps = self.kernel_size**2
-        shifted = taps**2 * self.channels * strided(height, self.stride) * strided(width, self.stride)
-        return 3.0 * taps * self.channels * height * width + shifted
+        light = float(self.maps * taps * self.depth * height * width)
+        if self.shift is None:
+            return light
+        return light + taps**2 * self.channels * strided(height, self.stride) * strided(width, self.stride)
 
 
 class Convolution(Operator):
@@ -115,6 +176,19 @@ class Convolution(Operator):
         device: torch.device | str | None = None, dtype: torch.dtype | None = None, **path: Any,
     ) -> None:  # fmt: skip
         super().__init__(
-            Projection(in_channels, out_channels, bias, device, dtype),
+            Projection(in_channels, 3 * out_channels, bias, device, dtype),
             ConvolutionPath(out_channels, heads, stride=stride, device=device, dtype=dtype, **path),
         )
+
+
+class OnesConv2d(nn.Conv2d):
+    """A convolution that sees one channel more, of ones: a bias that passes through the zero padding.
+
+    The convolution path on a Stage I with a bias is one of these, exactly, at the border too (equality 4 of the design).
+    """
+
+    def __init__(self, in_channels: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(in_channels + 1, *args, **kwargs)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        return super().forward(torch.cat((input, torch.ones_like(input[:, :1])), dim=1))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acmix_nas.errors import UserError
-from acmix_nas.operators.attend import LinearPosition, attend, split_maps
+from acmix_nas.operators.attend import LinearPosition, attend, encoding_macs, make_position
 from acmix_nas.operators.stage import Operator, Path, Projection, head_channels, strided
 
 __all__ = ["GlobalAttention", "GlobalPath"]
@@ -25,7 +25,7 @@ class GlobalPath(Path):
         channels: C.
         heads: N, which must divide C.
         reduction: R; 1 keeps every key.
-        position: whether the linear encoding of the coordinates takes part.
+        position: "linear" encoding of the coordinates, or "none".
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class GlobalPath(Path):
         heads: int,
         stride: int = 1,
         reduction: int = 1,
-        position: bool = True,
+        position: str = "linear",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -42,31 +42,35 @@ class GlobalPath(Path):
         if reduction < 1:
             raise UserError(f"reduction of global attention must be positive; got reduction={reduction}")
         self.channels, self.heads, self.stride, self.reduction = channels, heads, stride, reduction
-        depth = head_channels(channels, heads, stride)
-        self.position = LinearPosition(depth, device, dtype) if position else None
+        head_channels(channels, heads, stride)
+        self.position = make_position(position, channels, heads, None, device, dtype)
 
     @property
     def name(self) -> str:
         return "global" if self.reduction == 1 else f"global_r{self.reduction}"
 
     def forward(self, maps: Tensor) -> Tensor:
-        q, k, v = split_maps(maps, self.heads, self.position)
-        q = q[:, :: self.stride, :: self.stride]
-        batch, height, width, channels = q.shape
-        kv = torch.cat((k, v), dim=-1)  # (B, H, W, 2C)
+        height, width = maps.shape[2:]
+        q, kv = maps.split((self.channels, 2 * self.channels), dim=1)
         if self.reduction > 1:
-            means = F.avg_pool2d(kv.permute(0, 3, 1, 2), self.reduction, ceil_mode=True, count_include_pad=False)
-            kv = means.permute(0, 2, 3, 1)
-        q = q.reshape(batch, height * width, self.heads, -1).transpose(1, 2)  # (B, N, Ho·Wo, D)
-        kv = kv.flatten(1, 2).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (2, B, N, H·W / R², D)
-        out = attend(q, kv[0], kv[1]).transpose(1, 2).reshape(batch, height, width, channels)
-        return out.permute(0, 3, 1, 2)
+            kv = F.avg_pool2d(kv, self.reduction, ceil_mode=True, count_include_pad=False)
+        q = q[..., :: self.stride, :: self.stride]
+        rows, columns = q.shape[2:]
+        q = q.permute(0, 2, 3, 1).flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, Ho·Wo, D)
+        kv = kv.permute(0, 2, 3, 1).flatten(1, 2).unflatten(-1, (2, self.heads, -1))  # (B, H·W / R², 2, N, D)
+        k, v = kv.permute(2, 0, 3, 1, 4)
+        if isinstance(self.position, LinearPosition):
+            p = self.position(height, width).permute(2, 0, 1)
+            if self.reduction > 1:
+                p = F.avg_pool2d(p, self.reduction, ceil_mode=True, count_include_pad=False)
+            k = k - p.flatten(1).T
+        out = attend(q, k, v)  # (B, N, Ho·Wo, D)
+        return out.transpose(1, 2).reshape(-1, rows, columns, self.channels).permute(0, 3, 1, 2)
 
     def macs(self, height: int, width: int) -> float:
         area = strided(height, self.stride) * strided(width, self.stride)
         keys = strided(height, self.reduction) * strided(width, self.reduction)
-        encoding = 2.0 * self.channels // self.heads * height * width if self.position is not None else 0.0
-        return 2.0 * keys * self.channels * area + encoding
+        return 2.0 * keys * self.channels * area + encoding_macs(self.position, height, width)
 
 
 class GlobalAttention(Operator):
@@ -77,6 +81,6 @@ class GlobalAttention(Operator):
         device: torch.device | str | None = None, dtype: torch.dtype | None = None, **path: Any,
     ) -> None:  # fmt: skip
         super().__init__(
-            Projection(in_channels, out_channels, bias, device, dtype),
+            Projection(in_channels, 3 * out_channels, bias, device, dtype),
             GlobalPath(out_channels, heads, stride=stride, device=device, dtype=dtype, **path),
         )

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from acmix_nas.errors import UserError, one_of
-from acmix_nas.operators.attend import LinearPosition, attend, split_maps
+from acmix_nas.operators.attend import (
+    LinearPosition,
+    RelativeBias,
+    attend,
+    constant,
+    encoding_macs,
+    make_position,
+)
 from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, strided
 
 __all__ = ["BORDERS", "LocalAttention", "LocalPath"]
@@ -30,7 +38,7 @@ class LocalPath(Path):
         dilation: distance between neighbours.
         border: "reflect" (as published for ResNet; on maps smaller than the window the indices bounce as often as needed)
             or "mask" (neighbours outside the map take no part).
-        position: whether the linear encoding of the coordinates takes part.
+        position: "linear" encoding of the coordinates, relative position "table", or "none".
     """
 
     def __init__(
@@ -41,7 +49,7 @@ class LocalPath(Path):
         stride: int = 1,
         dilation: int = 1,
         border: str = "reflect",
-        position: bool = True,
+        position: str = "linear",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -50,70 +58,93 @@ class LocalPath(Path):
             raise UserError(f"window of local attention must be odd and positive; got window={window}")
         if border not in BORDERS:
             raise one_of("border", border, BORDERS)
-        self.channels, self.heads = channels, heads
+        self.channels, self.heads, self.depth = channels, heads, head_channels(channels, heads, stride, dilation)
         self.window, self.stride, self.dilation, self.border = window, stride, dilation, border
-        depth = head_channels(channels, heads, stride, dilation)
-        self.position = LinearPosition(depth, device, dtype) if position else None
+        self.position = make_position(position, channels, heads, window // 2, device, dtype)
 
     @property
     def name(self) -> str:
         return "local" if self.window == WINDOW else f"local_k{self.window}"
 
     def forward(self, maps: Tensor) -> Tensor:
-        q, k, v = split_maps(maps, self.heads, self.position)
-        batch, height, width, channels = q.shape
+        batch, _, height, width = maps.shape
         rows = Tiles(height, self.window, self.stride, self.dilation, self.border)
         columns = Tiles(width, self.window, self.stride, self.dilation, self.border)
+        q, kv = maps.permute(0, 2, 3, 1).split((self.channels, 2 * self.channels), dim=-1)
 
         q = q[:, :: self.stride, :: self.stride]  # (B, Ho, Wo, C)
-        q = F.pad(q, (0, 0, 0, columns.padding, 0, rows.padding))
-        q = q.reshape(batch, rows.number, rows.side, columns.number, columns.side, self.heads, -1)
-        q = q.permute(0, 1, 3, 5, 2, 4, 6).reshape(
-            batch * rows.number * columns.number, self.heads, rows.side * columns.side, -1
-        )
+        if rows.padding or columns.padding:
+            q = F.pad(q, (0, 0, 0, columns.padding, 0, rows.padding))
+        q = q.unflatten(2, (columns.number, columns.side)).unflatten(1, (rows.number, rows.side)).transpose(2, 3)
+        q = q.reshape(-1, rows.side * columns.side, self.heads, self.depth).transpose(1, 2)  # (B · tiles, N, T², D)
 
-        kv = torch.cat((k, v), dim=-1)  # (B, H, W, 2C)
-        kv = kv.index_select(1, rows.keys(kv.device).flatten()).index_select(2, columns.keys(kv.device).flatten())
-        kv = kv.reshape(batch, rows.number, rows.reach, columns.number, columns.reach, 2, self.heads, -1)
-        kv = kv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(2, q.shape[0], self.heads, rows.reach * columns.reach, -1)
+        p = self.position(height, width) if isinstance(self.position, LinearPosition) else None
+        kv = _gather(kv, p, rows, columns)  # (B, rows, columns, reach, reach, 2C)
+        kv = kv.reshape(-1, rows.reach * columns.reach, 2, self.heads, self.depth)
+        k, v = kv.permute(2, 0, 3, 1, 4)  # (B · tiles, N, reach², D)
 
-        seen_rows, seen_columns = rows.seen(q.device), columns.seen(q.device)  # (tiles or 1, T, reach)
-        mask = seen_rows[:, None, :, None, :, None] & seen_columns[None, :, None, :, None, :]
-        mask = mask.reshape(-1, 1, rows.side * columns.side, rows.reach * columns.reach)
-        if len(mask) > 1:
-            mask = mask.repeat(batch, 1, 1, 1)
-        out = attend(q, kv[0], kv[1], mask)  # (B · tiles, N, T², D)
+        bias = None
+        if isinstance(self.position, RelativeBias):
+            bias = self.position(*tile_offsets(rows, columns, maps.device))
+        out = attend(q, k, v, tile_mask(rows, columns, maps.device), bias)  # (B · tiles, N, T², D)
 
-        out = out.reshape(batch, rows.number, columns.number, self.heads, rows.side, columns.side, -1)
-        out = out.permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, rows.number * rows.side, columns.number * columns.side, channels)
+        out = out.transpose(1, 2).reshape(batch, rows.number, columns.number, rows.side, columns.side, self.channels)
+        out = out.transpose(2, 3).reshape(batch, rows.number * rows.side, columns.number * columns.side, self.channels)
         return out[:, : rows.queries, : columns.queries].permute(0, 3, 1, 2)
 
     def macs(self, height: int, width: int) -> float:
         area = strided(height, self.stride) * strided(width, self.stride)
         products = 2.0 * self.window**2 * self.channels * area
-        encoding = 2.0 * self.channels // self.heads * height * width if self.position is not None else 0.0
-        return products + encoding
+        return products + encoding_macs(self.position, height, width)
 
 
-class Tiles:
+class Tiles(NamedTuple):
     """How one axis of a map is cut into tiles of queries, and which keys each tile reaches."""
 
-    def __init__(self, size: int, window: int, stride: int, dilation: int, border: str) -> None:
-        self.size, self.window, self.stride, self.dilation, self.border = size, window, stride, dilation, border
-        self.queries = strided(size, stride)
-        # Tiles of 7 queries were the fastest up to maps of 56; they shrink to what divides a small map evenly.
-        self.side = strided(self.queries, strided(self.queries, 7))
-        self.number = strided(self.queries, self.side)
-        self.padding = self.number * self.side - self.queries
-        self.reach = (self.side - 1) * stride + (window - 1) * dilation + 1
+    size: int
+    window: int
+    stride: int
+    dilation: int
+    border: str
+
+    @property
+    def queries(self) -> int:
+        return strided(self.size, self.stride)
+
+    @property
+    def side(self) -> int:
+        """Queries of a tile. 7 were the fastest up to maps of 56; fewer where that divides a small map evenly."""
+        return strided(self.queries, strided(self.queries, 7))
+
+    @property
+    def number(self) -> int:
+        return strided(self.queries, self.side)
+
+    @property
+    def padding(self) -> int:
+        return self.number * self.side - self.queries
+
+    @property
+    def step(self) -> int:
+        """From a tile to the next, in keys."""
+        return self.side * self.stride
+
+    @property
+    def reach(self) -> int:
+        """Keys of a tile, from the first neighbour of its first query to the last of its last."""
+        return (self.side - 1) * self.stride + (self.window - 1) * self.dilation + 1
+
+    @property
+    def before(self) -> int:
+        """Keys before the map."""
+        return self.window // 2 * self.dilation
 
     def positions(self, device: torch.device) -> Tensor:
-        """(tiles, reach): the coordinate of each key, which may lie outside the map."""
-        first = torch.arange(self.number, device=device) * (self.side * self.stride) - self.window // 2 * self.dilation
-        return first[:, None] + torch.arange(self.reach, device=device)
+        """(padded,): the coordinates of the keys that any tile reaches, of which some lie outside the map."""
+        return torch.arange((self.number - 1) * self.step + self.reach, device=device) - self.before
 
     def keys(self, device: torch.device) -> Tensor:
-        """(tiles, reach): the index of the key that stands at each position."""
+        """(padded,): the index of the key that stands at each position."""
         positions = self.positions(device)
         if self.border == "mask" or self.size == 1:
             return positions.clamp(0, self.size - 1)
@@ -121,18 +152,96 @@ class Tiles:
         positions = positions.remainder(period)
         return torch.where(positions < self.size, positions, period - positions)
 
+    def offsets(self, device: torch.device) -> Tensor:
+        """(side, reach): from the first neighbour of a query to a key."""
+        queries = torch.arange(self.side, device=device)[:, None] * self.stride
+        return torch.arange(self.reach, device=device) - queries
+
     def seen(self, device: torch.device) -> Tensor:
         """(tiles or 1, side, reach): whether a query of the tile sees a key of its reach."""
-        queries = torch.arange(self.side, device=device)[:, None] * self.stride
-        offset = torch.arange(self.reach, device=device) - queries
+        offset = self.offsets(device)
         seen = (offset >= 0) & (offset <= (self.window - 1) * self.dilation) & (offset % self.dilation == 0)
         if self.border != "mask":
             return seen[None]
-        positions = self.positions(device)
+        positions = self.positions(device).unfold(0, self.reach, self.step)  # (tiles, reach)
         inside = (positions >= 0) & (positions < self.size)
         # The padding's queries have no neighbour inside; they see everything, and are cut off afterwards.
         padding = torch.arange(self.number * self.side, device=device).view(self.number, self.side) >= self.queries
         return (seen & inside[:, None]) | padding[:, :, None]
+
+
+@constant
+def tile_mask(rows: Tiles, columns: Tiles, device: torch.device) -> Tensor:
+    """(tiles or 1, 1, T², reach²), 0 or −∞."""
+    down, right = rows.seen(device), columns.seen(device)  # (tiles or 1, T, reach)
+    seen = (down[:, None, :, None, :, None] & right[None, :, None, :, None, :]).flatten(4).flatten(2, 3).flatten(0, 1)
+    return torch.zeros(seen.shape, device=device).masked_fill(~seen, float("-inf"))[:, None]
+
+
+@constant
+def tile_offsets(rows: Tiles, columns: Tiles, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Query minus key within a tile, in steps of the dilation, of its rows and its columns."""
+    down, right = (axis.window // 2 - axis.offsets(device) // axis.dilation for axis in (rows, columns))
+    return down, right
+
+
+@constant
+def tile_keys(axis: Tiles, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The key at each position of the padded axis; of these positions, those outside the map; and their keys."""
+    keys = axis.keys(device)
+    outside = torch.cat(tuple(torch.arange(len(keys), device=device)[part] for part in (
+        slice(0, axis.before), slice(axis.before + axis.size, None))))  # fmt: skip
+    return keys, outside, keys[outside]
+
+
+def _gather(kv: Tensor, p: Tensor | None, rows: Tiles, columns: Tiles) -> Tensor:
+    """The keys and values that each tile reaches: (B, H, W, 2C) → (B, tiles, tiles, reach, reach, 2C); p is taken off k."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return Gather.tiles(kv, p, rows, columns)
+    return Gather.apply(kv, p, rows, columns)
+
+
+class Gather(torch.autograd.Function):
+    """Its backward adds the overlapping tiles up in strips that do not overlap, columns first, then rows."""
+
+    @staticmethod
+    def tiles(kv: Tensor, p: Tensor | None, rows: Tiles, columns: Tiles) -> Tensor:
+        (down, *_), (right, *_) = tile_keys(rows, kv.device), tile_keys(columns, kv.device)
+        if p is not None:
+            k, v = kv.chunk(2, dim=-1)
+            kv = torch.cat((k - p.repeat(1, 1, k.shape[-1] // p.shape[-1]), v), dim=-1)
+        kv = kv.index_select(1, down).index_select(2, right)
+        return kv.unfold(1, rows.reach, rows.step).unfold(2, columns.reach, columns.step).permute(0, 1, 2, 4, 5, 3).contiguous()
+
+    @staticmethod
+    def forward(ctx: Any, kv: Tensor, p: Tensor | None, rows: Tiles, columns: Tiles) -> Tensor:
+        ctx.rows, ctx.columns, ctx.p = rows, columns, None if p is None else (p.shape, p.dtype)
+        return Gather.tiles(kv, p, rows, columns)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad = _add_up(grad.transpose(2, 3), ctx.columns, 3)  # (B, tiles, reach, W, 2C)
+        grad = _add_up(grad, ctx.rows, 1)  # (B, H, W, 2C)
+        if ctx.p is None:
+            return grad, None, None, None
+        shape, dtype = ctx.p
+        of_p = -grad[..., : grad.shape[-1] // 2].unflatten(-1, (-1, shape[-1])).sum((0, 3), dtype=dtype)
+        return grad, of_p, None, None
+
+
+def _add_up(grad: Tensor, axis: Tiles, dim: int) -> Tensor:
+    """(…, tiles, reach, …) → (…, size, …): every key gets what the tiles that reach it give."""
+    strips = strided(axis.reach, axis.step)
+    shape = [*grad.shape[:dim], axis.number + strips - 1, axis.step, *grad.shape[dim + 2 :]]
+    padded = grad.new_zeros(shape)
+    for strip in range(strips):
+        part = grad.narrow(dim + 1, strip * axis.step, min(axis.step, axis.reach - strip * axis.step))
+        padded.narrow(dim, strip, axis.number).narrow(dim + 1, 0, part.shape[dim + 1]).add_(part)
+    padded = padded.flatten(dim, dim + 1)
+    _, outside, keys = tile_keys(axis, grad.device)
+    inside = padded.narrow(dim, axis.before, axis.size).contiguous()
+    return inside.index_add_(dim, keys, padded.index_select(dim, outside)) if len(outside) else inside
 
 
 class LocalAttention(Operator):
@@ -143,6 +252,6 @@ class LocalAttention(Operator):
         device: torch.device | str | None = None, dtype: torch.dtype | None = None, **path: Any,
     ) -> None:  # fmt: skip
         super().__init__(
-            Projection(in_channels, out_channels, bias, device, dtype),
+            Projection(in_channels, 3 * out_channels, bias, device, dtype),
             LocalPath(out_channels, heads, stride=stride, device=device, dtype=dtype, **path),
         )

@@ -10,13 +10,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from acmix_nas.errors import UserError
 
 WINDOW = 7
 """K where nothing else is said, as in the paper (appendix C)."""
 
-__all__ = ["WINDOW", "Macs", "Operator", "Path", "Projection", "strided"]
+__all__ = ["WINDOW", "Macs", "Operator", "Output", "Path", "Projection", "ReducedProjection", "Stage1", "strided"]
 
 
 class Macs(NamedTuple):
@@ -52,39 +53,81 @@ def head_channels(channels: int, heads: int, stride: int = 1, dilation: int = 1)
 class Projection(nn.Module):
     """Stage I (equation 11): queries, keys and values by one fused 1×1 convolution.
 
-    The 3N maps of D channels come out in the order q₁…q_N, k₁…k_N, v₁…v_N, in channels_last memory, which is what
-    the tiles of the attentions and a 1×1 convolution on the CPU want.
+    The maps of D channels come out in the order q₁…q_N, k₁…k_N, v₁…v_N, in channels_last memory, which is what
+    the tiles of the attentions and a 1×1 convolution on the CPU want. Patchwise attention alone reads one map of queries and
+    one of keys (appendix C), and then there are only those.
 
-    Shapes: (B, in_channels, H, W) → (B, 3 · out_channels, H, W).
+    Shapes: (B, in_channels, H, W) → (B, map_channels, H, W), which is 3C, or 2D + C.
     """
 
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
+        map_channels: int,
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.qkv = nn.Conv2d(in_channels, 3 * out_channels, 1, bias=bias, device=device, dtype=dtype)
+        self.qkv = nn.Conv2d(in_channels, map_channels, 1, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.qkv(x.contiguous(memory_format=torch.channels_last))
 
     def macs(self, height: int, width: int) -> float:
-        return 3.0 * self.in_channels * self.out_channels * height * width
+        return float(self.qkv.in_channels * self.qkv.out_channels * height * width)
+
+
+class ReducedProjection(nn.Module):
+    """Stage I of PVT: keys and values come from a map that an R×R convolution of stride R has reduced.
+
+    They are spread again over the R×R pixels that they stand for, so that every path of Stage II reads maps of one size;
+    `GlobalPath(reduction=R)` takes each of them once. The paper does not say how its PVT brings them to the convolution path;
+    of the ways there are this one adds no more to PVT than the paper's own counts leave room for (2 G on 158 G, Table 2).
+
+    Shapes: (B, C, H, W) → (B, 3C, H, W).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.reduction = reduction
+        self.q = nn.Conv2d(channels, channels, 1, bias=bias, device=device, dtype=dtype)
+        self.reduce = nn.Conv2d(channels, channels, reduction, reduction, device=device, dtype=dtype)
+        self.norm = nn.LayerNorm(channels, device=device, dtype=dtype)
+        self.kv = nn.Conv2d(channels, 2 * channels, 1, bias=bias, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        height, width = x.shape[-2:]
+        reduced = self.reduce(F.pad(x, (0, -width % self.reduction, 0, -height % self.reduction)))
+        reduced = self.norm(reduced.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)  # (B, C, ⌈H/R⌉, ⌈W/R⌉)
+        kv = F.interpolate(self.kv(reduced), scale_factor=float(self.reduction), mode="nearest")
+        return torch.cat((self.q(x), kv[..., :height, :width]), dim=1)
+
+    def macs(self, height: int, width: int) -> float:
+        channels, reduced = self.q.in_channels, strided(height, self.reduction) * strided(width, self.reduction)
+        return float(channels**2 * (height * width + (self.reduction**2 + 2) * reduced))
+
+
+Stage1 = Projection | ReducedProjection
 
 
 class Path(nn.Module):
     """A way of aggregating the maps of Stage I: one path of Stage II (equations 7, 8 and 12).
 
-    Shapes: (B, 3C, H, W) → (B, C, ⌈H/s⌉, ⌈W/s⌉).
+    Shapes: (B, 3C, H, W) → (B, C, ⌈H/s⌉, ⌈W/s⌉); the maps are those of Stage I.
     """
 
     channels: int
     heads: int
+    stride: int
 
     @property
     def name(self) -> str:
@@ -96,16 +139,42 @@ class Path(nn.Module):
         raise NotImplementedError
 
 
+class Output(Path):
+    """A path and the output projection of a transformer behind it: a 1×1 convolution with a bias."""
+
+    def __init__(self, path: Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.channels, self.heads, self.stride = path.channels, path.heads, path.stride
+        self.path = path
+        self.proj = nn.Conv2d(path.channels, path.channels, 1, device=device, dtype=dtype)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.proj(self.path(maps))
+
+    def macs(self, height: int, width: int) -> float:
+        area = strided(height, self.stride) * strided(width, self.stride)
+        return self.path.macs(height, width) + float(self.channels**2 * area)
+
+
 class Operator(nn.Module):
     """An operator of one path: Stage I, then that path.
 
     Shapes: (B, in_channels, H, W) → (B, out_channels, ⌈H/s⌉, ⌈W/s⌉).
     """
 
-    def __init__(self, projection: Projection, path: Path) -> None:
+    def __init__(self, projection: Stage1, path: Path) -> None:
         super().__init__()
         self.projection = projection
         self.path = path
+
+    @property
+    def name(self) -> str:
+        """What it is called, `local_k3`."""
+        return self.path.name
 
     def forward(self, x: Tensor) -> Tensor:
         return self.path(self.projection(x))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acmix_nas.errors import UserError
-from acmix_nas.operators.attend import LinearPosition, attend, split_maps
+from acmix_nas.operators.attend import LinearPosition, RelativeBias, attend, constant, encoding_macs, make_position
 from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, strided
 
 __all__ = ["WindowAttention", "WindowPath"]
@@ -26,7 +26,7 @@ class WindowPath(Path):
         heads: N, which must divide C.
         window: K.
         shift: whether the grid is moved.
-        position: whether the linear encoding of the coordinates takes part.
+        position: "linear" encoding of the coordinates, relative position "table", or "none".
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class WindowPath(Path):
         window: int = WINDOW,
         stride: int = 1,
         shift: bool = False,
-        position: bool = True,
+        position: str = "linear",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -44,50 +44,68 @@ class WindowPath(Path):
         if window < 1:
             raise UserError(f"window of window attention must be positive; got window={window}")
         self.channels, self.heads, self.window, self.stride, self.shift = channels, heads, window, stride, shift
-        depth = head_channels(channels, heads, stride)
-        self.position = LinearPosition(depth, device, dtype) if position else None
+        self.depth = head_channels(channels, heads, stride)
+        self.position = make_position(position, channels, heads, window - 1, device, dtype)
 
     @property
     def name(self) -> str:
         return "window" if self.window == WINDOW else f"window_k{self.window}"
 
     def forward(self, maps: Tensor) -> Tensor:
-        q, k, v = split_maps(maps, self.heads, self.position)
-        height, width = q.shape[1:3]
+        batch, _, height, width = maps.shape
         rows, columns = Grid(height, self.window, self.shift), Grid(width, self.window, self.shift)
-        qkv = torch.cat((q, k, v), dim=-1)  # (B, H, W, 3C)
-        qkv = F.pad(qkv, (0, 0, 0, columns.padding, 0, rows.padding))
-        if rows.shift or columns.shift:
-            qkv = qkv.roll((-rows.shift, -columns.shift), dims=(1, 2))
-        qkv = qkv.reshape(q.shape[0], rows.number, rows.window, columns.number, columns.window, 3, self.heads, -1)
-        qkv = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7)  # (3, B, rows, columns, N, K, K, D)
-        shape = qkv.shape
-        qkv = qkv.reshape(3, -1, self.heads, rows.window * columns.window, shape[-1])
+        x = self._cut(maps.permute(0, 2, 3, 1), rows, columns)  # (B, windows, K², 3C)
+        q, k, v = x.unflatten(-1, (3, self.heads, self.depth)).permute(3, 0, 1, 4, 2, 5)  # (B, windows, N, K², D)
+        bias = None
+        if isinstance(self.position, LinearPosition):
+            k = k - self._cut(self.position(height, width)[None], rows, columns)[:, :, None]
+        elif isinstance(self.position, RelativeBias):
+            bias = self.position(*window_offsets(rows.window, columns.window, maps.device))
+        mask = window_mask(height, width, self.window, self.shift, maps.device)
+        out = attend(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask, bias)  # (B · windows, N, K², D)
 
-        out = attend(qkv[0], qkv[1], qkv[2], self._mask(rows, columns, q.shape[0], q.device))
-
-        out = out.reshape(shape[1:]).permute(0, 1, 4, 2, 5, 3, 6)
-        out = out.reshape(q.shape[0], rows.number * rows.window, columns.number * columns.window, self.channels)
+        out = out.transpose(1, 2).reshape(batch, rows.number, columns.number, rows.window, columns.window, self.channels)
+        out = out.transpose(2, 3).reshape(batch, rows.number * rows.window, columns.number * columns.window, self.channels)
         if rows.shift or columns.shift:
             out = out.roll((rows.shift, columns.shift), dims=(1, 2))
         return out[:, : height : self.stride, : width : self.stride].permute(0, 3, 1, 2)
 
     @staticmethod
-    def _mask(rows: Grid, columns: Grid, batch: int, device: torch.device) -> Tensor | None:
-        """(B · windows, 1, K², K²): only pixels of one region see each other; the padding is a region of its own."""
-        if not (rows.shift or columns.shift or rows.padding or columns.padding):
-            return None
-        region_rows, region_columns = rows.regions(device), columns.regions(device)
-        region = 3 * region_rows[:, :, None, None] + region_columns[None, None]  # (rows, K, columns, K)
-        outside = (region_rows < 0)[:, :, None, None] | (region_columns < 0)[None, None]
-        region = region.masked_fill(outside, -1).permute(0, 2, 1, 3).reshape(rows.number * columns.number, 1, -1)
-        return (region[..., :, None] == region[..., None, :]).repeat(batch, 1, 1, 1)
+    def _cut(x: Tensor, rows: Grid, columns: Grid) -> Tensor:
+        """(B, H, W, channels) → (B, windows, K², channels)"""
+        if rows.padding or columns.padding:
+            x = F.pad(x, (0, 0, 0, columns.padding, 0, rows.padding))
+        if rows.shift or columns.shift:
+            x = x.roll((-rows.shift, -columns.shift), dims=(1, 2))
+        x = x.unflatten(2, (columns.number, columns.window)).unflatten(1, (rows.number, rows.window))
+        return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
     def macs(self, height: int, width: int) -> float:
         area = strided(height, self.stride) * strided(width, self.stride)
         keys = Grid(height, self.window, self.shift).window * Grid(width, self.window, self.shift).window
-        encoding = 2.0 * self.channels // self.heads * height * width if self.position is not None else 0.0
-        return 2.0 * keys * self.channels * area + encoding
+        return 2.0 * keys * self.channels * area + encoding_macs(self.position, height, width)
+
+
+@constant
+def window_mask(height: int, width: int, window: int, shift: bool, device: torch.device) -> Tensor | None:
+    """(windows, 1, K², K²), 0 or −∞: only pixels of one region see each other; the padding is a region of its own."""
+    rows, columns = Grid(height, window, shift), Grid(width, window, shift)
+    if not (rows.shift or columns.shift or rows.padding or columns.padding):
+        return None
+    region_rows, region_columns = rows.regions(device), columns.regions(device)
+    region = 3 * region_rows[:, :, None, None] + region_columns[None, None]  # (rows, K, columns, K)
+    outside = (region_rows < 0)[:, :, None, None] | (region_columns < 0)[None, None]
+    region = region.masked_fill(outside, -1).permute(0, 2, 1, 3).reshape(rows.number * columns.number, 1, -1)
+    apart = region[..., :, None] != region[..., None, :]
+    return torch.zeros(apart.shape, device=device).masked_fill(apart, float("-inf"))
+
+
+@constant
+def window_offsets(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Query minus key within a window, of its rows and its columns."""
+    index = (torch.arange(size, device=device) for size in (rows, columns))
+    down, right = (i[:, None] - i for i in index)
+    return down, right
 
 
 class Grid:
@@ -101,9 +119,10 @@ class Grid:
 
     def regions(self, device: torch.device) -> Tensor:
         """(windows, K): the region of each position after the roll; −1 in the padding."""
-        index = torch.arange(self.number * self.window, device=device)
-        origin = (index + self.shift) % len(index)
-        region = (index >= len(index) - self.window).int() + (index >= len(index) - self.shift).int()
+        padded = self.number * self.window
+        index = torch.arange(padded, device=device)
+        origin = (index + self.shift) % padded
+        region = (index >= padded - self.window).int() + (index >= padded - self.shift).int()
         return region.masked_fill(origin >= self.size, -1).view(self.number, self.window)
 
 
@@ -115,6 +134,6 @@ class WindowAttention(Operator):
         device: torch.device | str | None = None, dtype: torch.dtype | None = None, **path: Any,
     ) -> None:  # fmt: skip
         super().__init__(
-            Projection(in_channels, out_channels, bias, device, dtype),
+            Projection(in_channels, 3 * out_channels, bias, device, dtype),
             WindowPath(out_channels, heads, stride=stride, device=device, dtype=dtype, **path),
         )

@@ -11,7 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from acmix_nas.operators import ACmix, Convolution, GlobalAttention, LocalAttention, Operator, WindowAttention
+from acmix_nas.operators import (
+    POSITIONS,
+    ACmix,
+    Convolution,
+    ConvolutionPath,
+    GlobalAttention,
+    GlobalPath,
+    LinearPosition,
+    LocalAttention,
+    LocalPath,
+    Operator,
+    Output,
+    Projection,
+    ReducedProjection,
+    RelativeBias,
+    WindowAttention,
+    WindowPath,
+)
 from tests import reference
 
 TOLERANCE = {"atol": 1e-9, "rtol": 1e-9}
@@ -27,45 +44,53 @@ def double() -> Iterator[None]:
 
 
 def scramble(module: nn.Module) -> None:
-    """Give every parameter a value of its own, α and β too, so that no term vanishes."""
+    """Give every trained parameter a value of its own, α and β too, so that no term vanishes."""
     for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.5)
-
-
-def position_of(path: Any) -> tuple[Tensor, Tensor] | None:
-    return None if path.position is None else (path.position.linear.weight, path.position.linear.bias)
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.5)
 
 
 def by_formula(path: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    kind = type(path).__name__
-    if kind == "LocalPath":
+    if isinstance(path, Output):
+        out = by_formula(path.path, q, k, v)
+        return torch.einsum("oi,bihw->bohw", path.proj.weight.flatten(1), out) + path.proj.bias[:, None, None]
+    if isinstance(path, ConvolutionPath):
+        return reference.convolution(q, k, v, path.fc, path.shift, path.stride, path.dilation, path.bias)
+    linear = path.position.linear if isinstance(path.position, LinearPosition) else None
+    position = None if linear is None else (linear.weight, linear.bias)
+    table = path.position.table if isinstance(path.position, RelativeBias) else None
+    if isinstance(path, LocalPath):
         return reference.local_attention(
-            q, k, v, position_of(path), path.window, path.stride, path.dilation, path.border
+            q, k, v, position, path.window, path.stride, path.dilation, path.border, table
         )  # fmt: skip
-    if kind == "WindowPath":
-        return reference.window_attention(q, k, v, position_of(path), path.window, path.stride, path.shift)
-    if kind == "GlobalPath":
-        return reference.global_attention(q, k, v, position_of(path), path.stride)
-    return reference.convolution(q, k, v, path.fc, path.shift, path.stride, path.dilation)
+    if isinstance(path, WindowPath):
+        return reference.window_attention(q, k, v, position, path.window, path.stride, path.shift, table)
+    return reference.global_attention(q, k, v, position, path.stride)
 
 
 def expected(operator: Operator | ACmix, x: Tensor) -> Tensor:
     conv = operator.projection.qkv
-    if isinstance(operator, ACmix):
-        maps = reference.project(x, conv.weight, conv.bias, operator.convolution.heads)
-        attention, convolution = by_formula(operator.attention, *maps), by_formula(operator.convolution, *maps)
-        return operator.alpha * attention + operator.beta * convolution
-    return by_formula(operator.path, *reference.project(x, conv.weight, conv.bias, operator.path.heads))
+    if isinstance(operator, Operator):
+        return by_formula(operator.path, *reference.project(x, conv.weight, conv.bias, operator.path.heads))
+    paths = [path for path in (operator.attention, operator.convolution) if path is not None]
+    maps = reference.project(x, conv.weight, conv.bias, paths[0].heads)
+    if len(paths) == 1:
+        return by_formula(paths[0], *maps)
+    return operator.alpha * by_formula(paths[0], *maps) + operator.beta * by_formula(paths[1], *maps)
 
 
 def check(operator: Operator | ACmix, height: int, width: int) -> None:
     scramble(operator)
-    x = torch.randn(2, operator.projection.in_channels, height, width, requires_grad=True)
-    out, oracle = operator(x), expected(operator, x)
+    x = torch.randn(2, operator.projection.qkv.in_channels, height, width, requires_grad=True)
+    compare(operator, x, operator(x), expected(operator, x))
+
+
+def compare(module: nn.Module, x: Tensor, out: Tensor, oracle: Tensor) -> None:
+    """Output and the gradients of x and of every trained parameter."""
     torch.testing.assert_close(out, oracle, **TOLERANCE)
     cotangent = torch.randn_like(out)
-    wanted = [x, *(p for p in operator.parameters() if p.requires_grad)]
-    names = ["x", *(n for n, p in operator.named_parameters() if p.requires_grad)]
+    wanted = [x, *(p for p in module.parameters() if p.requires_grad)]
+    names = ["x", *(n for n, p in module.named_parameters() if p.requires_grad)]
     got = torch.autograd.grad(out, wanted, cotangent, allow_unused=True, materialize_grads=True)
     oracle_grads = torch.autograd.grad(oracle, wanted, cotangent, allow_unused=True, materialize_grads=True)
     for name, a, b in zip(names, got, oracle_grads, strict=True):
@@ -82,23 +107,57 @@ VARIANTS: dict[str, Callable[[], Operator | ACmix]] = {
     "local_dilation_stride": lambda: LocalAttention(3, 8, heads=2, window=3, dilation=3, stride=2),
     "local_mask": lambda: LocalAttention(3, 8, heads=2, border="mask"),
     "local_mask_stride_dilation": lambda: LocalAttention(3, 8, heads=2, window=3, border="mask", stride=2, dilation=2),
-    "local_no_position": lambda: LocalAttention(3, 8, heads=1, position=False, bias=False),
+    "local_no_position": lambda: LocalAttention(3, 8, heads=1, position="none", bias=False),
+    "local_table": lambda: LocalAttention(3, 8, heads=2, position="table"),
+    "local_table_k1": lambda: LocalAttention(3, 8, heads=4, window=1, position="table"),
+    "local_table_stride": lambda: LocalAttention(3, 8, heads=2, window=5, stride=2, position="table"),
+    "local_table_stride3_dilation2": lambda: LocalAttention(3, 8, heads=4, window=3, stride=3, dilation=2, position="table"),
+    "local_table_mask": lambda: LocalAttention(3, 8, heads=2, border="mask", position="table"),
+    "local_table_mask_stride_dilation": lambda: LocalAttention(
+        3, 8, heads=2, window=3, border="mask", stride=2, dilation=3, position="table"
+    ),
     "window": lambda: WindowAttention(3, 8, heads=2, window=4),
     "window_shift": lambda: WindowAttention(3, 8, heads=2, window=4, shift=True),
-    "window_shift_odd": lambda: WindowAttention(3, 8, heads=2, window=3, shift=True, position=False),
+    "window_shift_odd": lambda: WindowAttention(3, 8, heads=2, window=3, shift=True, position="none"),
     "window_stride": lambda: WindowAttention(3, 8, heads=2, window=3, shift=True, stride=2),
+    "window_table": lambda: WindowAttention(3, 8, heads=2, window=4, position="table"),
+    "window_table_shift": lambda: WindowAttention(3, 8, heads=4, shift=True, position="table"),
+    "window_table_shift_stride": lambda: WindowAttention(3, 8, heads=2, window=3, shift=True, stride=2, position="table"),
+    "window_table_output": lambda: Operator(
+        Projection(3, 24), Output(WindowPath(8, 2, window=5, shift=True, position="table"))
+    ),
     "global": lambda: GlobalAttention(3, 8, heads=2),
-    "global_stride": lambda: GlobalAttention(3, 8, heads=4, stride=2, position=False),
+    "global_stride": lambda: GlobalAttention(3, 8, heads=4, stride=2, position="none"),
     "conv": lambda: Convolution(3, 8, heads=2),
     "conv_k5": lambda: Convolution(3, 8, heads=4, kernel_size=5),
     "conv_factored": lambda: Convolution(3, 16, heads=8),
     "conv_stride_dilation": lambda: Convolution(3, 8, heads=2, stride=2, dilation=2),
+    "conv_tensor": lambda: Convolution(3, 8, heads=2, shifts="tensor"),
+    "conv_tensor_k5_stride_dilation": lambda: Convolution(3, 8, heads=4, kernel_size=5, stride=3, dilation=2, shifts="tensor"),
+    "conv_fixed": lambda: Convolution(3, 8, heads=2, shifts="fixed"),
+    "conv_random_factored": lambda: Convolution(3, 16, heads=8, shifts="random"),
     "acmix": lambda: ACmix(3, 8, heads=2),
     "acmix_stride": lambda: ACmix(3, 8, heads=4, stride=2),
     "acmix_dilation": lambda: ACmix(3, 8, heads=2, window=3, dilation=2, border="mask"),
     "acmix_window": lambda: ACmix(3, 8, heads=2, attention="window", window=4, shift=True),
     "acmix_global": lambda: ACmix(3, 8, heads=2, attention="global", stride=2),
-    "acmix_fixed": lambda: ACmix(3, 8, heads=2, window=3, mixing="fixed", bias=False),
+    "acmix_sum": lambda: ACmix(3, 8, heads=2, window=3, mixing="sum", bias=False),
+    "acmix_alpha": lambda: ACmix(3, 8, heads=2, window=3, mixing="alpha", shifts="fixed"),
+    "acmix_convex": lambda: ACmix(3, 8, heads=2, attention="window", window=3, mixing="convex", position="table"),
+    "acmix_attention": lambda: ACmix(3, 8, heads=2, window=3, mixing="attention", position="table"),
+    "acmix_convolution": lambda: ACmix(3, 8, heads=2, mixing="convolution", shifts="tensor"),
+    "acmix_local_table": lambda: ACmix(3, 8, heads=4, window=3, stride=2, dilation=2, position="table"),
+}
+# fc's bias in both forms of the path, whole and where a stride or a dilation reaches over the border.
+BIASED: dict[str, Callable[[], ConvolutionPath]] = {
+    "merged": lambda: ConvolutionPath(8, 2, bias=True),
+    "merged_stride_dilation": lambda: ConvolutionPath(8, 4, stride=2, dilation=3, bias=True),
+    "merged_k5": lambda: ConvolutionPath(8, 8, kernel_size=5, stride=3, bias=True),
+    "factored": lambda: ConvolutionPath(16, 8, bias=True),
+    "factored_stride_dilation": lambda: ConvolutionPath(16, 16, stride=2, dilation=2, bias=True),
+    "tensor": lambda: ConvolutionPath(8, 2, shifts="tensor", bias=True),
+    "tensor_k5_stride_dilation": lambda: ConvolutionPath(8, 4, 5, 2, 2, shifts="tensor", bias=True),
+    "fixed": lambda: ConvolutionPath(8, 4, shifts="fixed", stride=2, bias=True),
 }
 
 
@@ -106,6 +165,13 @@ VARIANTS: dict[str, Callable[[], Operator | ACmix]] = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_output_and_gradients(variant: str, size: tuple[int, int]) -> None:
     check(VARIANTS[variant](), *size)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("variant", BIASED)
+def test_the_bias_of_fc_passes_through_the_zero_padding(variant: str, size: tuple[int, int]) -> None:
+    path = BIASED[variant]()
+    check(Operator(Projection(3, 3 * path.channels), path), *size)
 
 
 @settings(max_examples=25, deadline=None)
@@ -116,17 +182,23 @@ def test_output_and_gradients(variant: str, size: tuple[int, int]) -> None:
     stride=st.integers(1, 3),
     dilation=st.integers(1, 3),
     border=st.sampled_from(["reflect", "mask"]),
+    position=st.sampled_from(POSITIONS),
 )
-def test_local_attention_at_any_size(height: int, width: int, window: int, stride: int, dilation: int, border: str) -> None:
-    check(
-        LocalAttention(2, 4, heads=2, window=window, stride=stride, dilation=dilation, border=border), height, width
-    )  # fmt: skip
+def test_local_attention_at_any_size(height: int, width: int, **path: Any) -> None:
+    check(LocalAttention(2, 4, heads=2, **path), height, width)
 
 
 @settings(max_examples=25, deadline=None)
-@given(height=st.integers(1, 17), width=st.integers(1, 17), window=st.integers(1, 8), shift=st.booleans())
-def test_window_attention_at_any_size(height: int, width: int, window: int, shift: bool) -> None:
-    check(WindowAttention(2, 4, heads=2, window=window, shift=shift), height, width)
+@given(
+    height=st.integers(1, 17),
+    width=st.integers(1, 17),
+    window=st.integers(1, 8),
+    stride=st.integers(1, 3),
+    shift=st.booleans(),
+    position=st.sampled_from(POSITIONS),
+)
+def test_window_attention_at_any_size(height: int, width: int, **path: Any) -> None:
+    check(WindowAttention(2, 4, heads=2, **path), height, width)
 
 
 def test_the_bias_of_the_positional_encoding_has_no_gradient() -> None:
@@ -140,7 +212,7 @@ def test_the_bias_of_the_positional_encoding_has_no_gradient() -> None:
 
 @pytest.mark.parametrize("reduction", [2, 3])
 def test_spatial_reduction_equals_projecting_the_means(reduction: int) -> None:
-    operator = GlobalAttention(3, 8, heads=2, reduction=reduction, position=False)
+    operator = GlobalAttention(3, 8, heads=2, reduction=reduction, position="none")
     x = torch.randn(2, 3, 6, 12)
     conv = operator.projection.qkv
     q, _, _ = reference.project(x, conv.weight, conv.bias, 2)
@@ -149,3 +221,48 @@ def test_spatial_reduction_equals_projecting_the_means(reduction: int) -> None:
     weights = (torch.einsum("bndi,bndj->bnij", q.flatten(3), k.flatten(3)) / 2).softmax(dim=-1)
     oracle = torch.einsum("bnij,bndj->bndi", weights, v.flatten(3)).unflatten(3, (6, 12)).flatten(1, 2)
     torch.testing.assert_close(operator(x), oracle, **TOLERANCE)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4), (8, 8), (7, 13)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("reduction", [2, 3, 8])
+def test_pvts_projection(reduction: int, size: tuple[int, int]) -> None:
+    projection = ReducedProjection(6, reduction)
+    scramble(projection)
+    x = torch.randn(2, 6, *size, requires_grad=True)
+    oracle = reference.project_reduced(x, projection.q, projection.reduce, projection.norm, projection.kv, reduction)
+    compare(projection, x, projection(x), torch.cat(oracle, dim=1))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (9, 2)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("reduction", [2, 3])
+def test_pvts_attention_takes_every_reduced_key_once(reduction: int, size: tuple[int, int]) -> None:
+    operator = Operator(ReducedProjection(6, reduction), GlobalPath(6, 2, reduction=reduction, position="none"))
+    scramble(operator)
+    x = torch.randn(2, 6, *size, requires_grad=True)
+    stage1 = operator.projection
+    q, k, v = reference.project_reduced(x, stage1.q, stage1.reduce, stage1.norm, stage1.kv, reduction)
+    q, k, v = (part.unflatten(1, (2, 3)) for part in (q, *(m[..., ::reduction, ::reduction] for m in (k, v))))
+    logits = torch.einsum("bndi,bndj->bnij", q.flatten(3), k.flatten(3)) / 3**0.5
+    oracle = torch.einsum("bnij,bndj->bndi", logits.softmax(dim=-1), v.flatten(3)).flatten(1, 2).unflatten(2, size)
+    compare(operator, x, operator(x), oracle)
+
+
+@pytest.mark.parametrize("size", [(2, 3), (5, 5), (8, 11)], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("shape", [{}, {"stride": 2}, {"dilation": 2}], ids=["plain", "stride", "dilation"])
+@pytest.mark.parametrize("heads", [2, 8, 16])
+def test_both_paths_of_patchwise_read_two_maps_and_the_values(heads: int, shape: dict[str, int], size: tuple[int, int]) -> None:
+    operator = ACmix(3, 16, heads=heads, attention="patchwise", window=3, **shape).eval()
+    scramble(operator)
+    x = torch.randn(2, 3, *size, requires_grad=True)
+    depth, attention, convolution = 16 // heads, operator.attention, operator.convolution
+    maps = torch.einsum("oi,bihw->bohw", operator.projection.qkv.weight.flatten(1), x)
+    maps = maps + operator.projection.qkv.bias[:, None, None]
+    q, k, v = maps.split((depth, depth, 16), dim=1)
+    attended = reference.patchwise_attention(
+        q, k, v, attention.norm1, attention.squeeze.weight.flatten(1), attention.norm2,
+        (attention.expand.weight.flatten(1), attention.expand.bias), 3, **shape,
+    )  # fmt: skip
+    convolved = reference.convolution(
+        q[:, None], k[:, None], v.unflatten(1, (heads, depth)), convolution.fc, convolution.shift, **shape
+    )
+    compare(operator, x, operator(x), operator.alpha * attended + operator.beta * convolved)

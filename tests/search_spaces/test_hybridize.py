@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +15,26 @@ from nni.nas.strategy import DARTS, GumbelDARTS, Proxyless, RandomOneShot
 from torch import nn
 
 from acmix_nas import hybridize
+from acmix_nas.architecture import Architecture, build
 from acmix_nas.derive import inherit
 from acmix_nas.errors import UserError
 from acmix_nas.search_spaces import HybridSlot, HybridSpace, MixedSlot, ProxylessSlot, SampledSlot, SupernetSlot
+from acmix_nas.slot import DEFAULT_CANDIDATES
 from acmix_nas.supernet import SHARING
-from tests.small import RESNET, SEVEN, SLOTS, images, train_briefly
+from tests.small import EVERY, RESNET, SEVEN, SLOTS, images, train_briefly
 
 FORMS = {DARTS: MixedSlot, GumbelDARTS: MixedSlot, Proxyless: ProxylessSlot, RandomOneShot: SampledSlot}
 CHOICE = dict(zip(SLOTS, ["conv", "acmix_local", "window", "acmix_global"], strict=True))
+# Two stages of two blocks each, on maps of 14 × 14 and 7 × 7; and a ViT on a map of 3 × 3.
+SWIN: dict[str, Any] = {
+    "backbone": "swin_tiny_patch4_window7_224", "img_size": 56, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4),
+    "num_classes": 5,
+}  # fmt: skip
+VIT: dict[str, Any] = {
+    "backbone": "vit_tiny_patch16_224", "img_size": 48, "embed_dim": 24, "depth": 4, "num_heads": 4, "num_classes": 5,
+    "class_token": False, "global_pool": "avg",
+}  # fmt: skip
+TRANSFORMERS = {"swin": (SWIN, 56), "vit": (VIT, 48)}
 
 
 def resample(space: HybridSpace) -> dict[str, str]:
@@ -65,7 +79,7 @@ def test_a_module_of_the_users_is_copied() -> None:
 @pytest.mark.parametrize("strategy", FORMS)
 @pytest.mark.parametrize("share", SHARING)
 def test_the_derived_network_equals_the_supernet_with_that_choice_made(strategy: Any, share: str) -> None:
-    space = hybridize(**RESNET, candidates=SEVEN, share=share)
+    space = hybridize(**RESNET, candidates=EVERY, share=share)
     strategy().mutate_model(space)
     assert {type(m) for m in space.modules() if isinstance(m, SupernetSlot)} == {FORMS[strategy]}
     train_briefly(space, resample=lambda: resample(space))
@@ -162,3 +176,86 @@ def test_unknown_operators_and_missing_slots_are_refused() -> None:
 def test_mistakes_are_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         hybridize(**arguments)
+
+
+@pytest.mark.parametrize("share", SHARING)
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_transformer_is_searched_and_derived(name: str, share: str) -> None:
+    arguments, side = TRANSFORMERS[name]
+    space = hybridize(**arguments, candidates=EVERY, share=share)
+    DARTS().mutate_model(space)
+    space(images(2, side)).square().mean().backward()
+    mixed = [module for module in space.modules() if isinstance(module, MixedSlot)]
+    assert len(mixed) == 4
+    assert all(slot._arch_alpha.grad.abs().min() > 0 for slot in mixed)
+    assert [n for n, p in space.named_parameters() if p.requires_grad and p.grad is None] == []
+    train_transformer(space, side)
+    x = images(2, side)
+    for first in (0, 3, 7):  # four of the twelve at a time
+        choice = {slot.label: EVERY[(first + i) % len(EVERY)] for i, slot in enumerate(mixed)}
+        choose(space, choice)
+        expected = space(x)
+        assert expected.std() > 0.01
+        torch.testing.assert_close(inherit(space, choice).eval()(x), expected, atol=1e-4, rtol=1e-4)
+
+
+def train_transformer(space: HybridSpace, side: int) -> None:
+    """As `train_briefly`, with images that the transformer takes, and with values that make its attentions matter."""
+    with torch.no_grad():
+        for name, parameter in space.named_parameters():
+            if "candidates" in name and parameter.ndim <= 1:
+                parameter.uniform_(0.2, 1.5)
+    space.train()(images(4, side))
+    space.eval()
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_transformer_becomes_what_its_file_says(name: str, tmp_path: Path) -> None:
+    arguments, side = TRANSFORMERS[name]
+    space = hybridize(**arguments)
+    choice = {slot.name: slot.candidates[i % 3] for i, slot in enumerate(space.slots)}
+    network = inherit(space, choice).eval()
+    torch.save(network.state_dict(), tmp_path / "network.pt")
+    backbone_args = {key: value for key, value in arguments.items() if key != "backbone"}
+    Architecture(arguments["backbone"], choice, DEFAULT_CANDIDATES, backbone_args).save(tmp_path / "architecture.json")
+    built = build(tmp_path / "architecture.json", weights=tmp_path / "network.pt").eval()
+    x = images(2, side)
+    assert torch.equal(built(x), network(x))
+
+
+@pytest.mark.parametrize("share", SHARING)
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_transformer_starts_from_the_attention_at_home(name: str, share: str) -> None:
+    arguments, side = TRANSFORMERS[name]
+    backbone = timm.create_model(arguments["backbone"], **{k: v for k, v in arguments.items() if k != "backbone"})
+    for key, parameter in backbone.named_parameters():
+        if parameter.ndim < 2 or "table" in key:
+            nn.init.normal_(parameter, std=0.5)
+    space = hybridize(backbone, share=share)
+    for slot in space.slots:
+        home = backbone.get_submodule(slot.name)
+        candidates = space.backbone.get_submodule(slot.name).candidates
+        for operator in slot.candidates[1:]:
+            stage1 = candidates.alone[operator].projection if share == "none" else candidates.projection
+            assert torch.equal(stage1.qkv.weight.flatten(1), home.qkv.weight)
+            assert torch.equal(stage1.qkv.bias, home.qkv.bias)
+    x = images(2, side)
+    at_home = inherit(space, {slot.name: slot.candidates[1] for slot in space.slots}).eval()
+    # The normalisation behind each attention starts as none, to its ε.
+    torch.testing.assert_close(at_home(x), backbone.eval()(x), atol=1e-3, rtol=1e-3)
+
+
+def test_a_network_built_without_a_search_starts_from_the_attention_at_home() -> None:
+    backbone = timm.create_model(SWIN["backbone"], **{key: value for key, value in SWIN.items() if key != "backbone"})
+    names = [slot.name for slot in hybridize(backbone).slots]
+    architecture = Architecture(None, dict.fromkeys(names, "acmix_window"), DEFAULT_CANDIDATES)
+    network = build(architecture, backbone=copy.deepcopy(backbone))
+    for name in names:
+        stage1 = network.get_submodule(f"{name}.operator.projection.qkv")
+        assert torch.equal(stage1.weight.flatten(1), backbone.get_submodule(name).qkv.weight)
+
+
+def test_a_vit_with_a_class_token_says_what_it_needs() -> None:
+    with pytest.raises(UserError, match=r"a ViT needs class_token=False and global_pool='avg'") as error:
+        hybridize("vit_tiny_patch16_224", embed_dim=24, depth=1, num_heads=2)
+    assert "\n" not in str(error.value)

@@ -28,7 +28,7 @@ def supernet(**arguments: Any) -> tuple[HybridSpace, list[MixedSlot]]:
 
 
 def table_of(space: HybridSpace) -> CostTable:
-    return CostTable.of(space.backbone, space.slots, CANDIDATES, (3, 32, 32))
+    return CostTable.of(space.backbone, space.slots, (3, 32, 32))
 
 
 def penalty_of(weight: float, table: CostTable, slots: list[MixedSlot]) -> CostPenalty:
@@ -113,5 +113,5 @@ def test_mistakes_are_named(arguments: dict[str, Any], message: str) -> None:
 
 def test_a_table_can_be_given() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1))
-    table = CostTable.of(backbone, find_slots(backbone), CANDIDATES, (3, 8, 8))
+    table = CostTable.of(backbone, find_slots(backbone, candidates=CANDIDATES), (3, 8, 8))
     assert DARTS(table=table).table is table
