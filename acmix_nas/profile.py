@@ -178,7 +178,7 @@ def profile(
             for batch in images:
                 for name, network in copies.items():
                     network(images[batch])
-                    times[name][batch].append(_milliseconds(network, images[batch]))
+                    times[name][batch].append(milliseconds(network, images[batch]))
     conditions = Conditions(_device_name(place), torch.get_num_threads(), image_size, batch_size, repeats)
     profiles = []
     for name, network in copies.items():
@@ -211,7 +211,8 @@ def _device_name(device: torch.device) -> str:
     return model or platform.processor() or platform.machine()
 
 
-def _milliseconds(network: nn.Module, images: Tensor) -> float:
+def milliseconds(network: nn.Module, images: Tensor) -> float:
+    """One forward; see `profile`."""
     if images.device.type != "cuda":
         began = time.perf_counter()
         network(images)

@@ -123,13 +123,11 @@ def window_attention(
         """The window of each coordinate; a pair that the roll brings together across the seam gets two."""
         side = min(window, size)
         number = -(-size // side)
-        padded = number * side
         move = side // 2 if shift and number > 1 else 0
         cell = torch.empty(size, dtype=torch.long)
         for i in range(size):
-            rolled = (i - move) % padded
-            wrapped = rolled >= padded - move if move else False
-            cell[i] = rolled // side + (number if wrapped else 0)
+            rolled = (i - move) % size
+            cell[i] = rolled // side + (number if i < move else 0)
         return cell
 
     cell = (cells(height)[:, None] * 1000 + cells(width)[None, :]).flatten()

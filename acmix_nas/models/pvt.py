@@ -7,25 +7,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import (
     ClassifierHead,
     DropPath,
     LayerNorm2d,
     Mlp,
     calculate_drop_path_rates,
-    get_device_dtype,
     resample_abs_pos_embed_nhwc,
     to_2tuple,
     trunc_normal_,
 )
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.models import generate_default_cfgs, register_model
 from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError, one_of
+from acmix_nas.models.pyramid import Pyramid, Stage, config, create, one_per_stage
 from acmix_nas.operators import (
     ACmix,
     ConvolutionPath,
@@ -141,7 +138,7 @@ class PVTBlock(nn.Module):
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
-class PVTStage(nn.Module):
+class PVTStage(Stage):
     """Patch embedding, position embedding, blocks.
 
     Shapes: (B, in_channels, H, W) → (B, channels, ⌈H/P⌉, ⌈W/P⌉).
@@ -170,16 +167,14 @@ class PVTStage(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, *grid, channels, **like))
         trunc_normal_(self.pos_embed, std=0.02)
         self.blocks = nn.Sequential(*(PVTBlock(channels, operator(), mlp_ratio, rate, **like) for rate in drop_paths))
-        self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patch_embed(x)
         x = x + resample_abs_pos_embed_nhwc(self.pos_embed, [x.shape[1], x.shape[2]])
-        x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
-        return x.permute(0, 3, 1, 2)
+        return self.run_blocks(x).permute(0, 3, 1, 2)
 
 
-class PVT(nn.Module):
+class PVT(Pyramid):
     """The pyramid vision transformer, first version, or with ACmix in the place of every attention.
 
     There is no class token, which in a map has no place for a convolution: the last map is normalised and averaged. Table 11
@@ -230,33 +225,25 @@ class PVT(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
         sizes = {"embed_dims": embed_dims, "num_heads": num_heads, "mlp_ratios": mlp_ratios, "reductions": reductions}
-        for name, given in sizes.items():
-            if len(given) != len(depths):
-                raise UserError(
-                    f"{name} must have one number for each of the {len(depths)} stages of depths; got {list(given)}"
-                )
+        one_per_stage("depths", len(depths), **sizes)
+        reached = [patch_size * 2**number for number in range(len(depths))]
+        super().__init__(embed_dims, reached, num_classes, in_chans, global_pool)
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         form: dict[str, Any] = {"acmix": acmix, "mixing": mixing, "shifts": shifts, "kernel_size": kernel_size}
-        self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
 
         stages = []
-        self.feature_info: list[dict[str, Any]] = []
         drop_paths: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
-        coming, grid, reached = in_chans, to_2tuple(img_size), 1
+        coming, grid = in_chans, to_2tuple(img_size)
         for number, (channels, heads, ratio, reduction) in enumerate(zip(*sizes.values(), strict=True)):
             patch = 2 if number else patch_size
-            grid, reached = (strided(grid[0], patch), strided(grid[1], patch)), reached * patch
+            grid = (strided(grid[0], patch), strided(grid[1], patch))
             operator = partial(make_operator, channels, heads, reduction, **form, **like)
             stages.append(PVTStage(coming, channels, patch, grid, operator, ratio, drop_paths[number], **like))
-            self.feature_info.append({"num_chs": channels, "reduction": reached, "module": f"stages.{number}"})
             coming = channels
         self.stages = nn.Sequential(*stages)
-        self.num_features = embed_dims[-1]
-        self.norm: nn.Module = LayerNorm2d(self.num_features, eps=1e-6, **like)
+        self.norm = LayerNorm2d(self.num_features, eps=1e-6, **like)
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate, **like)
-        self.head_hidden_size = self.head.num_features
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
@@ -276,103 +263,15 @@ class PVT(nn.Module):
         ]
         return {"stem": r"^stages\.0\.(?:patch|pos)_embed", "blocks": stage if coarse else blocks}
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether the backward computes each block again instead of keeping what it needs of it."""
-        for stage in self.modules():
-            if isinstance(stage, PVTStage):
-                stage.grad_checkpointing = enable
 
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier, and another pooling if one is named."""
-        self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
-        self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
-        self.head_hidden_size = self.head.num_features
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of stages, after (B, C, H, W) of the last one, normalised, unless only they are asked for.
-
-        Args:
-            x: (B, in_chans, H, W).
-            indices: which stages: the last so many, these, or all.
-            norm: whether the last stage's map is normalised; the others have no normalisation.
-            stop_early: whether the stages after the last one that is asked for are left out.
-            output_fmt: "NCHW".
-
-        Raises:
-            UserError: for another format.
-        """
-        if output_fmt != "NCHW":
-            raise one_of("output_fmt", output_fmt, ("NCHW",))
-        taken, last = feature_take_indices(len(self.stages), indices)
-        maps = []
-        final = len(self.stages) - 1
-        for number, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
-            x = stage(x)
-            normalised = self.norm(x) if number == final else x
-            if number in taken:
-                maps.append(normalised if norm else x)
-            x = normalised
-        return maps if intermediates_only else (x, maps)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the stages after the last of `indices`, and with them the last normalisation and the classifier.
-
-        Returns:
-            the indices, counted from the first stage.
-        """
-        taken, last = feature_take_indices(len(self.stages), indices)
-        shorter = last < len(self.stages) - 1
-        self.stages = self.stages[: last + 1]
-        self.num_features = self.feature_info[last]["num_chs"]
-        if prune_norm or shorter:
-            self.norm = nn.Identity()
-        if prune_head or shorter:
-            self.reset_classifier(0, "")
-        return taken
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) → (B, C, ⌈H/32⌉, ⌈W/32⌉), with four stages and P = 4."""
-        return self.norm(self.stages(x))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, H, W) → (B, num_classes), or (B, C) of what the classifier reads."""
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-
-def _cfg() -> dict[str, Any]:
-    return {
-        "url": "", "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": 0.9,
-        "interpolation": "bicubic", "fixed_input_size": False, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stages.0.patch_embed.proj", "classifier": "head.fc", "license": "apache-2.0",
-    }  # fmt: skip
-
-
-default_cfgs = generate_default_cfgs({f"{size}{form}": _cfg() for size in DEPTHS for form in ("", "_acmix")})
+CONFIG = config("stages.0.patch_embed.proj", crop_pct=0.9, interpolation="bicubic")
+default_cfgs = generate_default_cfgs({f"{size}{form}": CONFIG for size in DEPTHS for form in ("", "_acmix")})
 
 
 def _create(variant: str, pretrained: bool, **arguments: Any) -> nn.Module:
     acmix = variant.endswith("_acmix")
     arguments = {"depths": DEPTHS[variant.removesuffix("_acmix")], "acmix": acmix, **arguments}
-    levels = tuple(range(len(arguments["depths"])))
-    feature_cfg = {"out_indices": arguments.pop("out_indices", levels), "feature_cls": "getter"}
-    return build_model_with_cfg(PVT, variant, pretrained, feature_cfg=feature_cfg, **arguments)
+    return create(PVT, variant, pretrained, len(arguments["depths"]), **arguments)
 
 
 @register_model

@@ -7,15 +7,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates, get_device_dtype
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates
+from timm.models import generate_default_cfgs, register_model
 from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError, one_of
+from acmix_nas.errors import UserError
+from acmix_nas.models.pyramid import Pyramid, Stage, config, create, one_per_stage
 from acmix_nas.operators import WINDOW, ACmix, Operator, Projection, attention_path
 
 __all__ = ["SAN", "SANBlock", "SANStage", "make_operator"]
@@ -100,7 +99,7 @@ class SANBlock(nn.Module):
         return x + self.drop_path(self.conv(F.relu(self.norm2(inner))))
 
 
-class SANStage(nn.Module):
+class SANStage(Stage):
     """A transition (2×2 max pool, 1×1 convolution), the blocks, and their BN and ReLU.
 
     Shapes: (B, in_channels, H, W) → (B, channels, ⌈H/2⌉, ⌈W/2⌉).
@@ -126,15 +125,12 @@ class SANStage(nn.Module):
         self.conv = pointwise(in_channels, channels, **like)
         self.blocks = nn.Sequential(*(SANBlock(channels, operator, rate, **like) for rate in drop_paths))
         self.norm = nn.BatchNorm2d(channels, **like)
-        self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(self.pool(x))
-        x = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
-        return F.relu(self.norm(x))
+        return F.relu(self.norm(self.run_blocks(self.conv(self.pool(x)))))
 
 
-class SAN(nn.Module):
+class SAN(Pyramid):
     """The self-attention network of patchwise attention, as published, or with ACmix in the place of every attention.
 
     Shapes: (B, in_chans, H, W) → (B, num_classes). Images of any size are taken.
@@ -158,6 +154,8 @@ class SAN(nn.Module):
         UserError: where a stage lacks a number, the heads do not divide the channels, or an operator refuses an argument.
     """
 
+    stages_name = "layers"
+
     def __init__(
         self,
         layers: Sequence[int] = LAYERS["san10"],
@@ -177,18 +175,14 @@ class SAN(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        for name, sizes in (("channels", channels), ("windows", windows)):
-            if len(sizes) != len(layers):
-                raise UserError(
-                    f"{name} must have one number for each of the {len(layers)} stages of layers; got {list(sizes)}"
-                )
+        one_per_stage("layers", len(layers), channels=channels, windows=windows)
         for width in channels:
             if heads < 1 or width % (SQUEEZE * heads):
                 raise UserError(f"channels must be divisible by {SQUEEZE} · heads; got channels={width} and heads={heads}")
+        reductions = [2 ** (stage + 1) for stage in range(len(channels))]
+        super().__init__(channels, reductions, num_classes, in_chans, global_pool)
         like: dict[str, Any] = {"device": device, "dtype": dtype}
         form: dict[str, Any] = {"acmix": acmix, "mixing": mixing, "shifts": shifts, "kernel_size": kernel_size}
-        self.num_classes, self.in_chans, self.global_pool = num_classes, in_chans, global_pool
 
         self.conv_in = pointwise(in_chans, stem_channels, **like)
         self.norm_in = nn.BatchNorm2d(stem_channels, **like)
@@ -200,17 +194,8 @@ class SAN(nn.Module):
                 for coming, width, window, rates in zip(before, channels, windows, drop_paths, strict=True)
             )
         )
-        self.feature_info = [
-            {"num_chs": width, "reduction": 2 ** (stage + 1), "module": f"layers.{stage}"}
-            for stage, width in enumerate(channels)
-        ]
-        self.num_features = channels[-1]
+        self.norm = nn.Identity()  # every stage ends with a normalisation of its own
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate, **like)
-        self.head_hidden_size = self.head.num_features
-
-    def no_weight_decay(self) -> set[str]:
-        """None: α, β, biases and normalisations are vectors or less, which timm's optimizers leave alone by themselves."""
-        return set()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Expressions that sort the parameters by depth, for a learning rate that decays with it: by stages, or by blocks."""
@@ -218,103 +203,18 @@ class SAN(nn.Module):
         blocks = [(stage + r"\.blocks\.(\d+)", None), (stage + r"\.conv", (0,)), (stage + r"\.norm", MATCH_PREV_GROUP)]
         return {"stem": r"^(?:conv|norm)_in", "blocks": stage if coarse else blocks}
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether the backward computes each block again instead of keeping what it needs of it."""
-        for stage in self.modules():
-            if isinstance(stage, SANStage):
-                stage.grad_checkpointing = enable
-
-    def get_classifier(self) -> nn.Module:
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier, and another pooling if one is named."""
-        self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
-        self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
-        self.head_hidden_size = self.head.num_features
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,  # noqa: ARG002  every map ends with a normalisation of its own
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of stages, after (B, C, H, W) of the last one unless only they are asked for.
-
-        Args:
-            x: (B, in_chans, H, W).
-            indices: which stages: the last so many, these, or all.
-            norm: without effect, since every stage ends with a normalisation.
-            stop_early: whether the stages after the last one that is asked for are left out.
-            output_fmt: "NCHW".
-
-        Raises:
-            UserError: for another format.
-        """
-        if output_fmt != "NCHW":
-            raise one_of("output_fmt", output_fmt, ("NCHW",))
-        taken, last = feature_take_indices(len(self.layers), indices)
-        maps = []
-        x = self._stem(x)
-        for number, stage in enumerate(self.layers[: last + 1] if stop_early else self.layers):
-            x = stage(x)
-            if number in taken:
-                maps.append(x)
-        return maps if intermediates_only else (x, maps)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the stages after the last of `indices`, and the classifier with them; `prune_norm` finds nothing to drop.
-
-        Returns:
-            the indices, counted from the first stage.
-        """
-        del prune_norm
-        taken, last = feature_take_indices(len(self.layers), indices)
-        shorter = last < len(self.layers) - 1
-        self.layers = self.layers[: last + 1]
-        self.num_features = self.feature_info[last]["num_chs"]
-        if prune_head or shorter:
-            self.reset_classifier(0, "")
-        return taken
-
     def _stem(self, x: Tensor) -> Tensor:
         return F.relu(self.norm_in(self.conv_in(x)))
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) → (B, C, ⌈H/32⌉, ⌈W/32⌉), with five stages."""
-        return self.layers(self._stem(x))
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, H, W) → (B, num_classes), or (B, C) of what the classifier reads."""
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-
-def _cfg() -> dict[str, Any]:
-    return {
-        "url": "", "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": 0.875,
-        "interpolation": "bilinear", "fixed_input_size": False, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "conv_in", "classifier": "head.fc", "license": "apache-2.0",
-    }  # fmt: skip
-
-
-default_cfgs = generate_default_cfgs({f"{size}_{operator}": _cfg() for size in LAYERS for operator in OPERATORS})
+CONFIG = config("conv_in", crop_pct=0.875, interpolation="bilinear")
+default_cfgs = generate_default_cfgs({f"{size}_{operator}": CONFIG for size in LAYERS for operator in OPERATORS})
 
 
 def _create(variant: str, pretrained: bool, **arguments: Any) -> nn.Module:
     size, _, operator = variant.partition("_")
     arguments = {"layers": LAYERS[size], "acmix": operator == "acmix", **arguments}
-    levels = tuple(range(len(arguments["layers"])))
-    feature_cfg = {"out_indices": arguments.pop("out_indices", levels), "feature_cls": "getter"}
-    return build_model_with_cfg(SAN, variant, pretrained, feature_cfg=feature_cfg, **arguments)
+    return create(SAN, variant, pretrained, len(arguments["layers"]), **arguments)
 
 
 @register_model

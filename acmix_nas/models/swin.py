@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed, to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
@@ -13,31 +12,26 @@ from torch import Tensor, jit, nn
 
 from acmix_nas.blocks import MapSwinBlock, open_blocks
 from acmix_nas.errors import UserError
+from acmix_nas.models.pyramid import config
 from acmix_nas.operators import ACmix, ConvolutionPath, Mixing, Operator, Output, RelativeBias, WindowPath
-from acmix_nas.operators.window_attention import Grid
+from acmix_nas.operators.window_attention import Grid, roll
 
-__all__ = ["ACmixSwin", "SeamConvolutionPath"]
+__all__ = ["ACmixSwin", "RolledACmix"]
 
 DEPTHS = {"swin_tiny_acmix": (2, 2, 6, 2), "swin_small_acmix": (2, 2, 18, 2)}
 
 
-class SeamConvolutionPath(ConvolutionPath):
-    """The convolution path of a shifted block as published: it works on the map that was rolled for the attention, and so
-    across the seam, where pixels of opposite borders meet.
+class RolledACmix(ACmix):
+    """The ACmix of a shifted block as published: the map is rolled once, for both paths, so that the convolution path works
+    across the seam, where pixels of opposite borders meet."""
 
-    Args: as of `ConvolutionPath`, and `window`, K.
-    """
-
-    def __init__(self, channels: int, heads: int, window: int, **arguments: Any) -> None:
-        super().__init__(channels, heads, **arguments)
-        self.window = window
-
-    def forward(self, maps: Tensor) -> Tensor:
-        shifts = tuple(Grid(size, self.window, True).shift for size in maps.shape[-2:])
-        if not any(shifts):
-            return super().forward(maps)
-        rolled = super().forward(maps.roll((-shifts[0], -shifts[1]), dims=(2, 3)))
-        return rolled.roll(shifts, dims=(2, 3))
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.attention, Output)
+        assert isinstance(self.attention.path, WindowPath)
+        window = self.attention.path.window
+        rows, columns = (Grid(size, window, True) for size in x.shape[-2:])
+        out = super().forward(roll(x.permute(0, 2, 3, 1), rows, columns).permute(0, 3, 1, 2))
+        return roll(out.permute(0, 2, 3, 1), rows, columns, back=True).permute(0, 3, 1, 2)
 
 
 class ACmixSwin(SwinTransformer):
@@ -82,13 +76,11 @@ class ACmixSwin(SwinTransformer):
                 Mixing(mixing)
                 block.attn = nn.Conv2d(output.channels, output.channels, kernel_size, padding=kernel_size // 2, **like)
                 continue
-            path: dict[str, Any] = {"kernel_size": kernel_size, "shifts": shifts, "bias": True, **like}
-            convolution = (
-                SeamConvolutionPath(output.channels, output.heads, output.path.window, **path)
-                if output.path.shift
-                else ConvolutionPath(output.channels, output.heads, **path)
-            )
-            block.attn = ACmix.of(attention.projection, output, convolution, Mixing(mixing, **like))
+            form: dict[str, Any] = {"kernel_size": kernel_size, "shifts": shifts, "bias": True, **like}
+            convolution = ConvolutionPath(output.channels, output.heads, **form)
+            output.path.rolled = output.path.shift
+            kind = RolledACmix if output.path.shift else ACmix
+            block.attn = kind.of(attention.projection, output, convolution, Mixing(mixing, **like))
 
     @jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -96,15 +88,7 @@ class ACmixSwin(SwinTransformer):
         return {f"{name}.table" for name, module in self.named_modules() if isinstance(module, RelativeBias)}
 
 
-def _cfg() -> dict[str, Any]:
-    return {
-        "url": "", "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": 0.9,
-        "interpolation": "bicubic", "fixed_input_size": False, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj", "classifier": "head.fc", "license": "apache-2.0",
-    }  # fmt: skip
-
-
-default_cfgs = generate_default_cfgs({name: _cfg() for name in DEPTHS})
+default_cfgs = generate_default_cfgs({name: config("patch_embed.proj", 0.9, "bicubic") for name in DEPTHS})
 
 
 def _create(variant: str, pretrained: bool, **arguments: Any) -> nn.Module:

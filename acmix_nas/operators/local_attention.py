@@ -18,7 +18,7 @@ from acmix_nas.operators.attend import (
     encoding_macs,
     make_position,
 )
-from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, strided
+from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, reflected, strided
 
 __all__ = ["BORDERS", "LocalAttention", "LocalPath"]
 
@@ -146,11 +146,7 @@ class Tiles(NamedTuple):
     def keys(self, device: torch.device) -> Tensor:
         """(padded,): the index of the key that stands at each position."""
         positions = self.positions(device)
-        if self.border == "mask" or self.size == 1:
-            return positions.clamp(0, self.size - 1)
-        period = 2 * (self.size - 1)
-        positions = positions.remainder(period)
-        return torch.where(positions < self.size, positions, period - positions)
+        return positions.clamp(0, self.size - 1) if self.border == "mask" else reflected(positions, self.size)
 
     def offsets(self, device: torch.device) -> Tensor:
         """(side, reach): from the first neighbour of a query to a key."""
@@ -233,7 +229,9 @@ class Gather(torch.autograd.Function):
 def _add_up(grad: Tensor, axis: Tiles, dim: int) -> Tensor:
     """(…, tiles, reach, …) → (…, size, …): every key gets what the tiles that reach it give."""
     strips = strided(axis.reach, axis.step)
-    shape = [*grad.shape[:dim], axis.number + strips - 1, axis.step, *grad.shape[dim + 2 :]]
+    # With a stride wider than the window, keys at the end of the map may be out of every tile's reach.
+    steps = max(axis.number + strips - 1, strided(axis.before + axis.size, axis.step))
+    shape = [*grad.shape[:dim], steps, axis.step, *grad.shape[dim + 2 :]]
     padded = grad.new_zeros(shape)
     for strip in range(strips):
         part = grad.narrow(dim + 1, strip * axis.step, min(axis.step, axis.reach - strip * axis.step))

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from acmix_nas.errors import UserError
-from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, strided
+from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, reflected, strided
 
 __all__ = ["PatchwiseAttention", "PatchwisePath"]
 
@@ -176,12 +176,7 @@ class Axis(NamedTuple):
     def pixels(self, device: torch.device) -> Tensor:
         """(span + (K − 1) · dilation,): the pixel at each position of the padded axis."""
         reach = self.span + (self.window - 1) * self.dilation
-        positions = torch.arange(reach, device=device) - self.window // 2 * self.dilation
-        if self.size == 1:
-            return torch.zeros_like(positions)
-        period = 2 * (self.size - 1)
-        positions = positions.remainder(period)
-        return torch.where(positions < self.size, positions, period - positions)
+        return reflected(torch.arange(reach, device=device) - self.window // 2 * self.dilation, self.size)
 
     def counts(self, like: Tensor) -> Tensor:
         """(K, size): how many queries see each pixel at each offset of the window."""

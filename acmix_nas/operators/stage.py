@@ -17,7 +17,7 @@ from acmix_nas.errors import UserError
 WINDOW = 7
 """K where nothing else is said, as in the paper (appendix C)."""
 
-__all__ = ["WINDOW", "Macs", "Operator", "Output", "Path", "Projection", "ReducedProjection", "Stage1", "strided"]
+__all__ = ["WINDOW", "Macs", "Operator", "Output", "Path", "Projection", "ReducedProjection", "Stage1", "reflected", "strided"]
 
 
 class Macs(NamedTuple):
@@ -34,6 +34,17 @@ class Macs(NamedTuple):
 def strided(size: int, stride: int) -> int:
     """The size of a map after a stride: ceil(size / stride), as of a padded convolution."""
     return -(-size // stride)
+
+
+def reflected(positions: Tensor, size: int) -> Tensor:
+    """The pixel at each position of an axis whose borders are mirrors; the indices bounce as often as needed.
+
+    The first and the last pixel are not doubled: with four of them, positions −4 … 7 are 2 3 2 1 0 1 2 3 2 1 0 1.
+
+    Shapes: any, which stays.
+    """
+    last = size - 1
+    return last - (positions.remainder(max(2 * last, 1)) - last).abs()
 
 
 def head_channels(channels: int, heads: int, stride: int = 1, dilation: int = 1) -> int:

@@ -18,14 +18,15 @@ __all__ = ["WindowAttention", "WindowPath"]
 class WindowPath(Path):
     """Every pixel attends to its own window of K×K; with `shift` the grid is moved by half a window, cyclically.
 
-    Maps that the window does not divide are padded, and what was padded or rolled over the border is masked. On a map
-    smaller than the window, the window is the map. With a stride, the queries are those of the strided positions.
+    Maps that the window does not divide are padded, after the roll, and what was padded or rolled over the border is masked.
+    On a map smaller than the window, the window is the map. With a stride, the queries are those of the strided positions.
 
     Args:
         channels: C.
         heads: N, which must divide C.
         window: K.
         shift: whether the grid is moved.
+        rolled: whether the maps come rolled by the grid's shift already, and the output is to stay so.
         position: "linear" encoding of the coordinates, relative position "table", or "none".
     """
 
@@ -37,6 +38,7 @@ class WindowPath(Path):
         stride: int = 1,
         shift: bool = False,
         position: str = "linear",
+        rolled: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -44,7 +46,7 @@ class WindowPath(Path):
         if window < 1:
             raise UserError(f"window of window attention must be positive; got window={window}")
         self.channels, self.heads, self.window, self.stride, self.shift = channels, heads, window, stride, shift
-        self.depth = head_channels(channels, heads, stride)
+        self.depth, self.rolled = head_channels(channels, heads, stride), rolled
         self.position = make_position(position, channels, heads, window - 1, device, dtype)
 
     @property
@@ -54,11 +56,12 @@ class WindowPath(Path):
     def forward(self, maps: Tensor) -> Tensor:
         batch, _, height, width = maps.shape
         rows, columns = Grid(height, self.window, self.shift), Grid(width, self.window, self.shift)
-        x = self._cut(maps.permute(0, 2, 3, 1), rows, columns)  # (B, windows, K², 3C)
+        x = maps.permute(0, 2, 3, 1)
+        x = cut(x if self.rolled else roll(x, rows, columns), rows, columns)  # (B, windows, K², 3C)
         q, k, v = x.unflatten(-1, (3, self.heads, self.depth)).permute(3, 0, 1, 4, 2, 5)  # (B, windows, N, K², D)
         bias = None
         if isinstance(self.position, LinearPosition):
-            k = k - self._cut(self.position(height, width)[None], rows, columns)[:, :, None]
+            k = k - cut(roll(self.position(height, width)[None], rows, columns), rows, columns)[:, :, None]
         elif isinstance(self.position, RelativeBias):
             bias = self.position(*window_offsets(rows.window, columns.window, maps.device))
         mask = window_mask(height, width, self.window, self.shift, maps.device)
@@ -66,24 +69,30 @@ class WindowPath(Path):
 
         out = out.transpose(1, 2).reshape(batch, rows.number, columns.number, rows.window, columns.window, self.channels)
         out = out.transpose(2, 3).reshape(batch, rows.number * rows.window, columns.number * columns.window, self.channels)
-        if rows.shift or columns.shift:
-            out = out.roll((rows.shift, columns.shift), dims=(1, 2))
-        return out[:, : height : self.stride, : width : self.stride].permute(0, 3, 1, 2)
-
-    @staticmethod
-    def _cut(x: Tensor, rows: Grid, columns: Grid) -> Tensor:
-        """(B, H, W, channels) → (B, windows, K², channels)"""
-        if rows.padding or columns.padding:
-            x = F.pad(x, (0, 0, 0, columns.padding, 0, rows.padding))
-        if rows.shift or columns.shift:
-            x = x.roll((-rows.shift, -columns.shift), dims=(1, 2))
-        x = x.unflatten(2, (columns.number, columns.window)).unflatten(1, (rows.number, rows.window))
-        return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        out = out[:, :height, :width]
+        out = out if self.rolled else roll(out, rows, columns, back=True)
+        return out[:, :: self.stride, :: self.stride].permute(0, 3, 1, 2)
 
     def macs(self, height: int, width: int) -> float:
         area = strided(height, self.stride) * strided(width, self.stride)
         keys = Grid(height, self.window, self.shift).window * Grid(width, self.window, self.shift).window
         return 2.0 * keys * self.channels * area + encoding_macs(self.position, height, width)
+
+
+def roll(x: Tensor, rows: Grid, columns: Grid, back: bool = False) -> Tensor:
+    """(B, H, W, channels), moved against the grid's shift, or with it, so that its windows start at the corner."""
+    if not (rows.shift or columns.shift):
+        return x
+    sign = 1 if back else -1
+    return x.roll((sign * rows.shift, sign * columns.shift), dims=(1, 2))
+
+
+def cut(x: Tensor, rows: Grid, columns: Grid) -> Tensor:
+    """(B, H, W, channels) → (B, windows, K², channels)"""
+    if rows.padding or columns.padding:
+        x = F.pad(x, (0, 0, 0, columns.padding, 0, rows.padding))
+    x = x.unflatten(2, (columns.number, columns.window)).unflatten(1, (rows.number, rows.window))
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 @constant
@@ -93,7 +102,7 @@ def window_mask(height: int, width: int, window: int, shift: bool, device: torch
     if not (rows.shift or columns.shift or rows.padding or columns.padding):
         return None
     region_rows, region_columns = rows.regions(device), columns.regions(device)
-    region = 3 * region_rows[:, :, None, None] + region_columns[None, None]  # (rows, K, columns, K)
+    region = 2 * region_rows[:, :, None, None] + region_columns[None, None]  # (rows, K, columns, K)
     outside = (region_rows < 0)[:, :, None, None] | (region_columns < 0)[None, None]
     region = region.masked_fill(outside, -1).permute(0, 2, 1, 3).reshape(rows.number * columns.number, 1, -1)
     apart = region[..., :, None] != region[..., None, :]
@@ -118,12 +127,10 @@ class Grid:
         self.shift = self.window // 2 if shift and self.number > 1 else 0
 
     def regions(self, device: torch.device) -> Tensor:
-        """(windows, K): the region of each position after the roll; −1 in the padding."""
-        padded = self.number * self.window
-        index = torch.arange(padded, device=device)
-        origin = (index + self.shift) % padded
-        region = (index >= padded - self.window).int() + (index >= padded - self.shift).int()
-        return region.masked_fill(origin >= self.size, -1).view(self.number, self.window)
+        """(windows, K): 1 for what the roll brought over the border, 0 for the rest, −1 in the padding."""
+        index = torch.arange(self.number * self.window, device=device)
+        region = (index >= self.size - self.shift).int()
+        return region.masked_fill(index >= self.size, -1).view(self.number, self.window)
 
 
 class WindowAttention(Operator):

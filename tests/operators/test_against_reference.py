@@ -174,7 +174,7 @@ def test_the_bias_of_fc_passes_through_the_zero_padding(variant: str, size: tupl
     check(Operator(Projection(3, 3 * path.channels), path), *size)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     height=st.integers(1, 17),
     width=st.integers(1, 17),
@@ -188,7 +188,7 @@ def test_local_attention_at_any_size(height: int, width: int, **path: Any) -> No
     check(LocalAttention(2, 4, heads=2, **path), height, width)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     height=st.integers(1, 17),
     width=st.integers(1, 17),
@@ -266,3 +266,8 @@ def test_both_paths_of_patchwise_read_two_maps_and_the_values(heads: int, shape:
         q[:, None], k[:, None], v.unflatten(1, (heads, depth)), convolution.fc, convolution.shift, **shape
     )
     compare(operator, x, operator(x), operator.alpha * attended + operator.beta * convolved)
+
+
+def test_keys_out_of_every_reach() -> None:
+    """A stride as wide as the window leaves pixels at the end of the map that no query sees."""
+    check(LocalAttention(2, 4, heads=2, window=3, stride=3), 1, 3)
