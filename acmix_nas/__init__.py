@@ -16,12 +16,13 @@ warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", ca
 from acmix_nas import models  # noqa: E402  registers the networks with timm
 from acmix_nas.architecture import Architecture, build  # noqa: E402
 from acmix_nas.errors import UserError  # noqa: E402
+from acmix_nas.fusion import fuse  # noqa: E402
 from acmix_nas.operators import ACmix  # noqa: E402
 
 if TYPE_CHECKING:
     from acmix_nas.search_spaces import hybridize
 
-__all__ = ["ACmix", "Architecture", "UserError", "build", "hybridize", "models"]
+__all__ = ["ACmix", "Architecture", "UserError", "build", "fuse", "hybridize", "models"]
 
 
 def __getattr__(name: str) -> Any:

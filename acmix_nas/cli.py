@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import timm
+import torch
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -25,6 +26,7 @@ from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
 from acmix_nas.files import new_folder
+from acmix_nas.fusion import Fusion, fuse
 from acmix_nas.options import BackboneArgs, options, pairs, typed
 from acmix_nas.retrain import data_of, sized
 from acmix_nas.retrain import retrain as run_training
@@ -44,6 +46,7 @@ Parallel = Annotated[str, typer.Option(help="how several devices work together, 
 SAVED = "architecture.json, the folder of a search or retraining that holds one, or a name that timm knows"
 Saved = Annotated[Path, typer.Argument(help=SAVED)]
 Weights = Annotated[Path | None, typer.Option(help="state dict; network.pt beside the architecture by default")]
+Fused = Annotated[bool, typer.Option("--fused", help="in its fastest exact form, measured on this machine")]
 ImageSize = Annotated[int | None, typer.Option(help="side of the images; that of the search by default")]
 
 
@@ -234,6 +237,7 @@ def profile(
     image_size: ImageSize = None,
     batch_size: Annotated[int, typer.Option(help="the batch that is timed beside single images")] = 8,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU by default, where there is one")] = None,
+    fused: Fused = False,
     output: Output = None,
 ) -> None:
     """Counts parameters and multiply-adds, and measures latency and memory, of networks side by side."""
@@ -247,6 +251,9 @@ def profile(
     folder = folder_for(output, "profile")
     if (folder / "profile.md").exists():
         raise UserError(f"{str(folder)!r} holds a profile already; give another --output")
+    if fused:
+        images = torch.randn(batch_size, 3, size, size, device=profiling.device_of(device))
+        networks |= {f"{name}, fused": fuse(network.to(images.device), images).network for name, network in networks.items()}
     profiles = profiling.profile(networks, size, batch_size, device=device, counts=counts)
     out.print(profiling.table(profiles))
     profiling.report(profiles, folder)
@@ -332,14 +339,48 @@ def export_onnx(
     file: Annotated[Path, typer.Argument(help="the .onnx file to write")],
     weights: Weights = None,
     image_size: ImageSize = None,
+    fused: Fused = False,
 ) -> None:
     """Writes a network as ONNX, and checks it against PyTorch with onnxruntime."""
     from acmix_nas.export import export_onnx as run_export
 
     architecture, found = opened(saved, weights)
     size = size_for([architecture], image_size)
-    difference = run_export(build(sized(architecture, size), weights=found), file, size)
+    network = build(sized(architecture, size), weights=found)
+    if fused:
+        fusion = fuse(network, torch.randn(1, 3, size, size))
+        out.print(fusion_table(fusion))
+        network = fusion.network
+    difference = run_export(network, file, size)
     out.print(f"{file}: differs from PyTorch by {difference:.1e} of the output's scale")
+
+
+def fusion_table(fusion: Fusion) -> Table:
+    """Slot by slot: what was chosen, and milliseconds of what was tried."""
+    table = Table("slot", "operator", "form", "ms")
+    for slot in fusion.slots:
+        tried = ", ".join(f"{form} {time:.2f}" for form, time in slot.milliseconds.items())
+        table.add_row(slot.slot, slot.operator, slot.form, tried)
+    layout = "in channels_last" if fusion.channels_last else "as they were"
+    table.caption = f"{fusion.folded} batch norms folded, {fusion.linear} linear layers as convolutions, weights {layout}"
+    return table
+
+
+@cli.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="operators, supernet, search or deploy")],
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64")] = "float32",
+    threads: Annotated[int, typer.Option(help="of PyTorch on the CPU")] = 2,
+    repeats: Annotated[int, typer.Option(help="rounds that are kept, after those that warm up")] = 20,
+    output: Output = None,
+) -> None:
+    """Measures speed and memory against plain baselines, in turn in one process, with targets beside the ratios."""
+    from acmix_nas.bench import run as run_bench
+
+    folder = folder_for(output, "bench")
+    run_bench(what, output=folder, device=device, dtype=dtype, threads=threads, repeats=repeats)
+    out.print(f"written to {folder}")
 
 
 @cli.command()

@@ -159,7 +159,7 @@ def profile(
     for name, value, least in (("batch_size", batch_size, 1), ("repeats", repeats, 1), ("warmup", warmup, 0)):
         if value < least:
             raise UserError(f"{name} must be at least {least}; got {value}")
-    place, counts = _device(device), counts or {}
+    place, counts = device_of(device), counts or {}
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     for name, counted in counts.items():
         if counted.parameters != parameters.get(name):
@@ -188,7 +188,8 @@ def profile(
     return profiles
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def device_of(device: str | torch.device | None) -> torch.device:
+    """The device of this name; CUDA where there is one by default."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

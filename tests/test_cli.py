@@ -338,3 +338,22 @@ def test_figure5_needs_an_experiment(call: Call) -> None:
 
 def test_an_unknown_table(call: Call) -> None:
     one_line(call("paper", "table9"), "table must be", "table1", "'table9'")
+
+
+def test_a_benchmark_of_nothing(call: Call) -> None:
+    one_line(call("bench", "operators", "--repeats", "0", "--output", "bench"), "repeats must be at least 2")
+
+
+def test_fused_networks_beside_the_others(call: Call, architecture: Path, tmp_path: Path) -> None:
+    said = call("profile", str(architecture), "--fused", "--output", "profiled", status=0)
+    assert "fused" in said
+    assert set(json.loads((tmp_path / "profiled" / "profile.json").read_text())["networks"]) == {
+        tmp_path.name, f"{tmp_path.name}, fused",
+    }  # fmt: skip
+
+
+def test_a_fused_export(call: Call, architecture: Path, tmp_path: Path) -> None:
+    said = call("export-onnx", str(architecture), "fused.onnx", "--fused", status=0)
+    assert "layer2.0.conv2" in said
+    assert "batch norms folded" in said
+    assert (tmp_path / "fused.onnx").stat().st_size > 0

@@ -1,0 +1,393 @@
+"""A trained network in its fastest exact form, for inference. Nothing here needs NNI."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Mapping
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils._pytree import tree_leaves
+
+from acmix_nas.operators import (
+    ACmix,
+    ConvolutionPath,
+    LinearPosition,
+    Operator,
+    Output,
+    PatchwisePath,
+    Path,
+    Projection,
+    WindowPath,
+)
+from acmix_nas.operators.window_attention import Grid, roll
+from acmix_nas.profile import milliseconds
+from acmix_nas.slot import places, put
+from acmix_nas.terminal import BrokenRun
+
+__all__ = ["FusedSlot", "Fusion", "fuse"]
+
+UNFUSED = "unfused"
+
+
+class FusedSlot(NamedTuple):
+    """What became of one operator: the form that was the fastest, and the median milliseconds of each that was tried."""
+
+    slot: str
+    operator: str
+    form: str
+    milliseconds: dict[str, float]
+
+
+class Fusion(NamedTuple):
+    """A fused network, and what was done.
+
+    Attributes:
+        slots: of each operator of this package.
+        folded: batch norms that are now part of a convolution.
+        linear: linear layers that now run as 1×1 convolutions.
+        channels_last: whether weights lie in channels_last.
+    """
+
+    network: nn.Module
+    slots: list[FusedSlot]
+    folded: int
+    linear: int
+    channels_last: bool
+
+
+@torch.no_grad()
+def fuse(network: nn.Module, images: Tensor, repeats: int = 7, tolerance: float = 1e-5) -> Fusion:
+    """Fold a trained network into its fastest exact form, measured on these images and their device.
+
+    Batch norms go into the convolution or operator in front of them. α, β and a batch norm go into the weights of both paths
+    (rows of attention sum to one); fc into the group convolution (`merged`), or it and Stage I into one dense kernel
+    (`dense`), or neither (`factored`): equalities 3, 4 and 7 of the design. Positions become constants. Linear layers become
+    1×1 convolutions where those are faster. Of each the forms take turns, and the fastest stays, the unfused one included.
+
+    Args:
+        network: it is not changed; the fused one is in evaluation mode and takes images of any size, as before.
+        images: (B, channels, H, W); sizes and device to measure at.
+        repeats: timed forwards of each form.
+        tolerance: of the largest difference of any output, over the largest output.
+
+    Raises:
+        BrokenRun: where the fused network computes something else.
+    """
+    fused = copy.deepcopy(network).eval()
+    expected = fused(images)
+    norms = _following_norms(fused, images)
+    operators = {name: module for name, module in places(fused).items() if not isinstance(module, nn.Conv2d)}
+    folded = 0
+    for name, follower in norms.items():
+        module = fused.get_submodule(name)
+        if isinstance(module, nn.Conv2d):
+            _fold(module, fused.get_submodule(follower))
+            put(fused, follower, nn.Identity())
+            folded += 1
+    layout = _faster_layout(fused, images, repeats)
+    fused.to(memory_format=layout)
+
+    linear = {name: module for name, module in fused.named_modules() if type(module) is nn.Linear}
+    inputs = _inputs(fused, images, [*operators, *linear])
+    slots = []
+    for name, operator in operators.items():
+        if name not in inputs:
+            continue  # it runs more than once, or never
+        norm = norms.get(name)
+        height, width = inputs[name].shape[-2:]
+        forms = _forms(operator, fused.get_submodule(norm) if norm else None, (height, width))
+        unfused = nn.Sequential(operator, fused.get_submodule(norm)) if norm else operator
+        times = _race({UNFUSED: unfused, **forms}, inputs[name], repeats)
+        best = min(times, key=lambda form: times[form])
+        if best != UNFUSED:
+            put(fused, name, forms[best].to(memory_format=layout))
+            if norm:
+                put(fused, norm, nn.Identity())
+                folded += 1
+        slots.append(FusedSlot(name.removesuffix(".operator"), str(operator.name), best, times))
+    pointwise = 0
+    for name, module in linear.items():
+        if name in inputs:
+            candidate = PointwiseLinear(module)
+            times = _race({"linear": module, "convolution": candidate}, inputs[name], repeats)
+            if times["convolution"] < times["linear"]:
+                put(fused, name, candidate)
+                pointwise += 1
+
+    got = fused(images)
+    difference = ((got - expected).abs().max() / expected.abs().max()).item()
+    if not difference <= tolerance:
+        raise BrokenRun(f"the fused network differs by {difference:.1e} of the largest output; tolerance is {tolerance:.1e}")
+    return Fusion(fused, slots, folded, pointwise, layout == torch.channels_last)
+
+
+class FusedOperator(nn.Module):
+    """An operator for inference: Stage I, the attention, and the convolution path as one convolution.
+
+    Args:
+        form: "dense", "merged" or "factored"; see `fuse`. An operator without a convolution path has but one.
+        scale: (C,) and shift: (C,), of the batch norm behind it.
+        size: of the maps, for which the positions become constants.
+    """
+
+    def __init__(self, operator: Operator | ACmix, form: str, scale: Tensor, shift: Tensor, size: tuple[int, int]) -> None:
+        super().__init__()
+        attention, convolution = _paths(operator)
+        alpha, beta = operator.mixing.strengths if isinstance(operator, ACmix) else (scale.new_ones(()),) * 2
+        self.form, self.rolled = form, _rolled(attention)
+        self.projection = None if attention is None and form == "dense" else copy.deepcopy(operator.projection)
+        self.attention = copy.deepcopy(attention)
+        self.register_buffer("gain", None)
+        self.register_buffer("border", None)
+        self.register_buffer("kernel", None)
+        self.register_buffer("fc", None)
+        if self.attention is not None:
+            self._fold_attention(alpha * scale, shift if convolution is None else None)
+            self._freeze(size)
+        if convolution is not None:
+            self._fold_convolution(operator, convolution, beta * scale, shift, size)
+
+    gain: Tensor | None
+    border: Tensor | None
+    kernel: Tensor | None
+    fc: Tensor | None
+
+    def _fold_attention(self, gain: Tensor, shift: Tensor | None) -> None:
+        """Into the output projection, or the values, where nothing else reads them; or else it stays a factor."""
+        if isinstance(self.attention, Output):
+            conv, rows = self.attention.proj, slice(None)
+        elif self.form in ("dense", "attention") and isinstance(self.projection, Projection):
+            conv, rows = self.projection.qkv, slice(-len(gain), None)
+        else:
+            self.gain = gain[:, None, None]
+            self.border = None if shift is None else shift[None, :, None, None]
+            return
+        if conv.bias is None:
+            conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
+        conv.weight[rows] *= gain[:, None, None, None]
+        conv.bias[rows] *= gain
+        if shift is not None and not isinstance(self.attention, PatchwisePath):
+            conv.bias[rows] += shift  # rows of attention sum to one
+        elif shift is not None:
+            self.border = shift[None, :, None, None]
+
+    def _freeze(self, size: tuple[int, int]) -> None:
+        assert self.attention is not None
+        for name, module in list(self.attention.named_modules()):
+            if isinstance(module, LinearPosition):
+                put(self.attention, name, ConstantPosition(module, size))
+
+    def _fold_convolution(
+        self, operator: Operator | ACmix, path: ConvolutionPath, scale: Tensor, shift: Tensor, size: tuple[int, int]
+    ) -> None:
+        taps = path.kernel_size**2
+        self.geometry = (path.stride, path.kernel_size // 2 * path.dilation, path.dilation)
+        self.maps, self.depth, self.groups = path.maps, path.depth, path.depth
+        column = path.bias_kernel() if path.bias is not None else None  # what a map of ones would give
+        if self.form == "dense":
+            assert isinstance(operator.projection, Projection)
+            qkv = operator.projection.qkv
+            self.kernel, self.groups = path.dense(qkv.weight.flatten(1)), 1
+            if qkv.bias is not None:
+                passed = path.dense(qkv.bias[:, None])
+                column = passed if column is None else column + passed
+        elif self.form == "merged":
+            self.kernel = path.merged()
+        else:
+            self.kernel, self.fc = path.kernels().clone(), path.fc.detach().clone()
+            assert self.kernel.shape[1] == taps
+        self.kernel = self.kernel * scale[:, None, None, None]
+        self.register_buffer("bias", shift)
+        self.register_buffer("column", None if column is None else column * scale[:, None, None, None])
+        self.size = size
+        if column is not None:
+            self.border = self._border(size)
+
+    bias: Tensor
+    column: Tensor | None
+
+    def _border(self, size: tuple[int, int]) -> Tensor:
+        """(1, C, Ho, Wo): what biases that pass through the zero padding add."""
+        assert self.column is not None
+        return F.conv2d(self.column.new_ones(1, 1, *size), self.column, None, *self.geometry)
+
+    def _convolve(self, x: Tensor, maps: Tensor | None) -> Tensor:
+        assert self.kernel is not None
+        if maps is None or self.form == "dense":
+            source = x
+        else:
+            maps = maps.unflatten(1, (self.maps, self.depth))  # (B, 3N, D, H, W)
+            light = maps.transpose(1, 2) if self.fc is None else torch.einsum("bmdhw,tm->bdthw", maps, self.fc)
+            source = light.flatten(1, 2)
+        return F.conv2d(source, self.kernel, self.bias, *self.geometry, self.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        if self.rolled:
+            rows, columns = (Grid(size, self.rolled, True) for size in (height, width))
+            x = roll(x.permute(0, 2, 3, 1), rows, columns).permute(0, 3, 1, 2)
+        maps = None if self.projection is None else self.projection(x)
+        out = None if self.kernel is None else self._convolve(x, maps)
+        if self.attention is not None:
+            attended = self.attention(maps)
+            if out is None:
+                out = attended if self.gain is None else attended * self.gain
+            else:
+                out = out + attended if self.gain is None else torch.addcmul(out, attended, self.gain)
+        assert out is not None
+        if self.border is not None:
+            same = self.kernel is None or (height, width) == self.size
+            out = out + (self.border if same else self._border((height, width)))
+        return roll(out.permute(0, 2, 3, 1), rows, columns, back=True).permute(0, 3, 1, 2) if self.rolled else out
+
+
+class ConstantPosition(LinearPosition):
+    """The encoding of the coordinates of maps of one size, computed once; other sizes are computed as before."""
+
+    def __init__(self, position: LinearPosition, size: tuple[int, int]) -> None:
+        nn.Module.__init__(self)
+        self.linear, self.size = position.linear, size
+        self.register_buffer("encoding", position(*size))
+
+    encoding: Tensor
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """(H, W, D)"""
+        return self.encoding if (height, width) == self.size else super().forward(height, width)
+
+
+class PointwiseLinear(nn.Module):
+    """A linear layer as a 1×1 convolution in channels_last, which oneDNN runs faster than MKL its product, at most sizes."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, rows, 1), channels_last
+        out = F.conv2d(rows, self.weight[:, :, None, None], self.bias)
+        return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+def _paths(operator: Operator | ACmix) -> tuple[Path | None, ConvolutionPath | None]:
+    if isinstance(operator, ACmix):
+        return operator.attention, operator.convolution
+    return (None, operator.path) if isinstance(operator.path, ConvolutionPath) else (operator.path, None)
+
+
+def _rolled(attention: Path | None) -> int:
+    """The window of an attention whose maps come rolled; 0 of another."""
+    inner = attention.path if isinstance(attention, Output) else attention
+    return inner.window if isinstance(inner, WindowPath) and inner.rolled else 0
+
+
+@torch.no_grad()
+def _forms(operator: Any, norm: nn.Module | None, size: tuple[int, int]) -> dict[str, nn.Module]:
+    """Every form that an operator has."""
+    attention, convolution = _paths(operator)
+    path = attention or convolution
+    assert path is not None
+    parameter = next(operator.parameters())
+    scale, shift = parameter.new_ones(path.channels), parameter.new_zeros(path.channels)
+    if isinstance(norm, nn.BatchNorm2d):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
+        shift = (0 if norm.bias is None else norm.bias) - norm.running_mean * scale
+    names = ["attention"] if convolution is None else ["factored", "merged"]
+    if convolution is not None and isinstance(operator.projection, Projection):
+        names.append("dense")
+    return {name: FusedOperator(operator, name, scale, shift, size).eval() for name in names}
+
+
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+    """A batch norm into the convolution in front of it."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+
+
+def _following_norms(network: nn.Module, images: Tensor) -> dict[str, str]:
+    """Convolution or operator → the batch norm that is all that reads its output, as a forward shows.
+
+    The graph of a backward knows who reads what, whatever Python did on the way.
+    """
+    operators = [f"{name}." for name, module in places(network).items() if not isinstance(module, nn.Conv2d)]
+    made: dict[Any, list[str]] = {}
+    read: dict[str, Any] = {}
+    calls: Counter[str] = Counter()
+    hooks = []
+    for name, module in network.named_modules():
+        if any(name.startswith(operator) for operator in operators):
+            continue
+
+        def after(_module: nn.Module, inputs: Any, output: Any, name: str = name) -> None:
+            calls[name] += 1
+            if type(_module) is nn.BatchNorm2d:
+                read[name] = inputs[0].grad_fn
+            else:
+                made.setdefault(output.grad_fn, []).append(name)
+
+        if isinstance(module, nn.Conv2d | Operator | ACmix) or type(module) is nn.BatchNorm2d:
+            hooks.append(module.register_forward_hook(after))
+    with torch.enable_grad():
+        out = network(images[:1].detach().requires_grad_())
+    for hook in hooks:
+        hook.remove()
+    readers: Counter[Any] = Counter()
+    seen, waiting = set(), [leaf.grad_fn for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for following, _ in node.next_functions:
+            readers[following] += 1
+            waiting.append(following)
+    return {
+        made[node][0]: norm
+        for norm, node in read.items()
+        if node in made and readers[node] == 1 and len(made[node]) == 1 and calls[made[node][0]] == calls[norm] == 1
+    }
+
+
+def _inputs(network: nn.Module, images: Tensor, names: list[str]) -> dict[str, Tensor]:
+    """What these modules get in a forward; those that run more than once are left out."""
+    found: dict[str, list[Tensor]] = {}
+    hooks = []
+    for name in names:
+
+        def before(_module: nn.Module, inputs: Any, name: str = name) -> None:
+            found.setdefault(name, []).append(inputs[0].clone())
+
+        hooks.append(network.get_submodule(name).register_forward_pre_hook(before))
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return {name: inputs[0] for name, inputs in found.items() if len(inputs) == 1}
+
+
+def _race(modules: Mapping[str, nn.Module], x: Tensor, repeats: int) -> dict[str, float]:
+    """Median milliseconds of each, in turn."""
+    times: dict[str, list[float]] = {name: [] for name in modules}
+    for turn in range(repeats + 2):
+        for name, module in modules.items():
+            taken = milliseconds(module, x)
+            if turn >= 2:  # the first turns warm up
+                times[name].append(taken)
+    return {name: median(row) for name, row in times.items()}
+
+
+def _faster_layout(network: nn.Module, images: Tensor, repeats: int) -> torch.memory_format:
+    other = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    times = _race({"contiguous": network, "channels_last": other}, images, repeats)
+    return torch.channels_last if times["channels_last"] < times["contiguous"] else torch.contiguous_format
