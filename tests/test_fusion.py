@@ -177,6 +177,28 @@ def test_only_what_a_norm_alone_reads_is_folded() -> None:
     assert _following_norms(Twice().eval(), torch.randn(1, 3, 4, 4)) == {"once": "norm_once"}
 
 
+class Pyramid(nn.Module):
+    """Two outputs, of which the first is also read by the norm behind the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.norm_first, self.norm_second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.first(x)
+        return [x, self.norm_second(self.second(self.norm_first(x)))]
+
+
+@torch.no_grad()
+def test_a_map_that_is_an_output_is_not_folded() -> None:
+    whole, x = scrambled(Pyramid()), torch.randn(2, 3, 9, 9)
+    fusion = fuse(whole, x, repeats=1)
+    assert fusion.folded == 1
+    for got, expected in zip(fusion.network(x), whole(x), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_wrong_fold_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acmix_nas.fusion, "_fold", lambda conv, _norm: conv.weight.mul_(2))
     with pytest.raises(BrokenRun, match="differs by"):
