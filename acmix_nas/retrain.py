@@ -29,7 +29,7 @@ def data_of(architecture: Architecture, config: DataConfig | None = None, chosen
     """
     fields = {f.name for f in dataclasses.fields(DataConfig)} - set(chosen)
     if "name" in chosen:
-        fields -= {"root"}  # it belongs to the name
+        fields -= {"root", "data_seed"}  # they belong to the name
     said = {name: value for name, value in architecture.data.items() if name in fields}
     return dataclasses.replace(config or DataConfig(), **said)
 
