@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from acmix_nas.architecture import Architecture, build
+from acmix_nas.benchmark.spaces import Space
 from acmix_nas.bias import report
 from acmix_nas.bias.history import HISTORY
 from acmix_nas.classification import Recipe
@@ -260,6 +261,15 @@ def profile(
     out.print(f"written to {folder}")
 
 
+def costs_table(space: Space) -> Table:
+    """The least, the middle and the largest of each cost over the space, and how much of the space is within its budget."""
+    table = Table("cost", "least", "middle", "largest", "budget")
+    for name, ends in space.ends().items():
+        table.add_row(name, *(f"{value:,.0f}" for value in ends), f"{space.budget[name]:,.0f}" if name in space.budget else "–")
+    table.caption = f"{space.size} architectures of {space.name}"
+    return table
+
+
 def name_of(path: Path, among: list[Path]) -> str:
     """A short name that tells the paths apart; the name of a network of timm's stays."""
     if among.count(path) > 1:
@@ -381,6 +391,29 @@ def bench(
     folder = folder_for(output, "bench")
     run_bench(what, output=folder, device=device, dtype=dtype, threads=threads, repeats=repeats)
     out.print(f"written to {folder}")
+
+
+@cli.command()
+def tabulate(
+    space: Annotated[str, typer.Option(help="cued, or the folder of a search, whose space and recipe are taken")] = "cued",
+    seeds: Annotated[int, typer.Option(help="trainings of each architecture")] = 3,
+    sample: Annotated[int | None, typer.Option(help="so many random architectures instead of all")] = None,
+    workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
+    output: Annotated[Path | None, typer.Option(help="folder; the same one again goes on with what is missing")] = None,
+) -> None:
+    """Trains every architecture of a space alone, and writes the table that searches are judged by."""
+    from acmix_nas.benchmark import space_of
+    from acmix_nas.benchmark import tabulate as run_tabulation
+
+    folder = folder_for(output, "table")
+    chosen = space_of(space)
+    out.print(costs_table(chosen))
+    table = run_tabulation(chosen, folder, seeds, sample, workers)
+    best = table.best()
+    out.print(
+        f"{len(table.choices)} architectures, {len(table.seeds)} seeds; best {' '.join(best)}: {table.accuracy(best):.2%}; "
+        f"noise ceiling (Kendall τ between seeds) {table.ceiling()}\nwritten to {folder / 'table.json'}"
+    )
 
 
 @cli.command()

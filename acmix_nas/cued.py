@@ -78,16 +78,17 @@ def _compose(generator: np.random.Generator, pixels: np.ndarray, classes: np.nda
         canvas[rows, columns] = pixels[digit][:, :, None] * colour
     answer = int(generator.integers(len(PLACES)))
     if generator.random() < 0.5:
-        near = (QUADRANT - PATCH) // 2
-        canvas[near : near + PATCH, near : near + PATCH] = colours[answer]
+        top, left = generator.integers(QUADRANT - PATCH + 1, size=2)
+        canvas[top : top + PATCH, left : left + PATCH] = colours[answer]
     else:
-        canvas[:QUADRANT, :QUADRANT] = _stroke(answer)[:, :, None]
+        top, left = generator.integers(QUADRANT - STROKE + 1, size=2)
+        canvas[top : top + STROKE, left : left + STROKE] = _stroke(answer)[:, :, None]
     canvas += generator.normal(0, NOISE, canvas.shape)
     return np.round(canvas.clip(0, 1) * 255).astype(np.uint8), int(classes[chosen[answer]])
 
 
 def _stroke(answer: int) -> np.ndarray:
-    """A white stroke in the middle of its quadrant, (10, 10): —, | or \\."""
+    """A white stroke, (5, 5): —, | or \\."""
     box = np.zeros((STROKE, STROKE))
     if answer == 0:
         box[STROKE // 2] = 1
@@ -95,5 +96,4 @@ def _stroke(answer: int) -> np.ndarray:
         box[:, STROKE // 2] = 1
     else:
         np.fill_diagonal(box, 1)
-    near = (QUADRANT - STROKE) // 2
-    return np.pad(box, (near, QUADRANT - STROKE - near))
+    return box

@@ -179,7 +179,7 @@ def profile(
                 for name, network in copies.items():
                     network(images[batch])
                     times[name][batch].append(milliseconds(network, images[batch]))
-    conditions = Conditions(_device_name(place), torch.get_num_threads(), image_size, batch_size, repeats)
+    conditions = Conditions(device_name(place), torch.get_num_threads(), image_size, batch_size, repeats)
     profiles = []
     for name, network in copies.items():
         latency = {batch: Latency(*np.percentile(row, (50, 25, 75)).tolist()) for batch, row in times[name].items()}
@@ -203,7 +203,8 @@ def device_of(device: str | torch.device | None) -> torch.device:
     return place
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """The GPU's model, or the CPU's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")  # on Linux, where `platform` does not know the model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from acmix_nas.cued import CLASSES, COLOURS, PARTS, SIDE, _pool, cued_digits
+from acmix_nas.cued import CLASSES, PARTS, SIDE, _pool, cued_digits
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
 
@@ -34,16 +34,14 @@ def test_fewer_images_are_the_first_of_more() -> None:
 
 def named_by_the_cue(image: np.ndarray) -> int:
     """The quadrant that the cue names, 0 to 2, read without the labels."""
-    cue = image[:10, :10] / 255
-    quadrants = [image[:10, 10:] / 255, image[10:, :10] / 255, image[10:, 10:] / 255]
-    middle = cue[3:7, 3:7].reshape(-1, 3)
-    if cue[2:7, 2:7].sum(axis=(0, 1)).std() > 1:  # coloured: a patch
-        colour = COLOURS[np.argmin(np.abs(COLOURS - middle.mean(axis=0)).sum(axis=1))]
-        shown = [COLOURS[np.argmax((quadrant.reshape(-1, 3).sum(axis=0) @ COLOURS.T) / COLOURS.sum(axis=1) ** 0.5)]
-                 for quadrant in quadrants]  # fmt: skip
-        return next(i for i, one in enumerate(shown) if np.array_equal(one, colour))
-    white = cue.mean(axis=2)
-    return int(np.argmax([white[4, 2:7].sum(), white[2:7, 4].sum(), np.trace(white[2:7, 2:7])]))
+    cue, quadrants = image[:10, :10] / 255, [image[:10, 10:] / 255, image[10:, :10] / 255, image[10:, 10:] / 255]
+    lit = cue.max(axis=2) > 0.5
+    if lit.sum() >= 12:  # a patch, not a line
+        shown = [quadrant.reshape(-1, 3).sum(axis=0) for quadrant in quadrants]
+        colour = cue[lit].mean(axis=0)
+        return int(np.argmax([one @ colour / np.linalg.norm(one) for one in shown]))
+    rows, columns = (np.flatnonzero(lit.any(axis=axis)) for axis in (1, 0))
+    return 0 if len(rows) == 1 else 1 if len(columns) == 1 else 2
 
 
 def test_the_label_is_the_digit_that_the_cue_names() -> None:
@@ -59,8 +57,13 @@ def test_the_label_is_the_digit_that_the_cue_names() -> None:
 
 def test_both_cues_appear_equally_often() -> None:
     images, _ = cued_digits("train", count=1000)
-    coloured = (images[:, 2:7, 2:7].astype(float).mean(axis=(1, 2)).std(axis=1) > 10).mean()
-    assert 0.45 < coloured < 0.55
+    patches = ((images[:, :10, :10].max(axis=3) > 127).sum(axis=(1, 2)) >= 12).mean()
+    assert 0.45 < patches < 0.55
+
+
+def test_the_cue_moves_in_its_quadrant() -> None:
+    images, _ = cued_digits("train", count=1000)
+    assert ((images[:, :10, :10].max(axis=3) > 127).mean(axis=0) > 0.003).all()
 
 
 def test_image_data_gives_them_in_their_parts() -> None:

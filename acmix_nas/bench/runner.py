@@ -20,6 +20,7 @@ from acmix_nas.bench.cases import COMPARISONS, DEFAULT, FAULT_FREE, MEMORY, WHAT
 from acmix_nas.bench.report import Measured, Report, files, rows
 from acmix_nas.errors import UserError, one_of
 from acmix_nas.files import provenance
+from acmix_nas.profile import device_name
 from acmix_nas.terminal import BrokenRun
 
 __all__ = ["Settings", "measure", "run"]
@@ -110,10 +111,8 @@ def check(what: str, settings: Settings, output: Path) -> None:
 
 def machine(device: str) -> dict[str, Any]:
     """The CPU's model, or the GPU's, and the cores that this process may use."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
     cores = len(os.sched_getaffinity(0))
-    return {"device": torch.cuda.get_device_name() if device == "cuda" else model, "cpu": model, "cores": cores}
+    return {"device": device_name(torch.device(device)), "cpu": device_name(torch.device("cpu")), "cores": cores}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,175 @@
+"""Spaces whose answers are known, or can be found by training: what may stand where, on which images, by which recipe."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from acmix_nas.architecture import Architecture
+from acmix_nas.backbone import make_backbone
+from acmix_nas.blocks import open_blocks
+from acmix_nas.classification import Recipe
+from acmix_nas.config import SearchConfig
+from acmix_nas.cost import MEASURES, CostTable
+from acmix_nas.cued import CLASSES, SIDE
+from acmix_nas.data import DataConfig
+from acmix_nas.errors import UserError
+from acmix_nas.slot import Slot, find_slots
+
+__all__ = ["CUED", "NAMED", "Choice", "Space", "space_of"]
+
+SETTINGS = ("backbone", "backbone_args", "candidates", "slots", "heads", "data", "recipe")
+MANY = 10_000
+Choice = tuple[str, ...]
+"""The operator of every slot, in the order of the slots."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search's settings, read as a space: its recipe is that of one training, stand-alone.
+
+    Attributes:
+        name: what the command line calls it.
+        config: backbone, slots, candidates, images and recipe; what belongs to a strategy is not read.
+        budget: cost → the largest allowed, fixed before anything was trained.
+        num_classes: of the images.
+    """
+
+    name: str
+    config: SearchConfig
+    num_classes: int
+    budget: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def slots(self) -> list[Slot]:
+        """The slots, in order."""
+        config = self.config
+        backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": self.num_classes})
+        open_blocks(backbone)
+        return find_slots(backbone, config.slots, config.heads, config.candidates)
+
+    @cached_property
+    def costs(self) -> CostTable:
+        """Multiply-adds and parameters of every operator at every slot."""
+        config = self.config
+        backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": self.num_classes})
+        open_blocks(backbone)
+        return CostTable.of(backbone, self.slots, (3, config.data.image_size, config.data.image_size))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the trainings depend on, as JSON holds it."""
+        content = json.loads(json.dumps(asdict(self.config)))
+        return {name: content[name] for name in SETTINGS}
+
+    @property
+    def size(self) -> int:
+        """How many architectures there are."""
+        number = 1
+        for slot in self.slots:
+            number *= len(slot.candidates)
+        return number
+
+    def choices(self, sample: int | None = None, seed: int = 0) -> list[Choice]:
+        """Every architecture, the first slot varying slowest; or so many different ones, drawn uniformly.
+
+        Raises:
+            UserError: where more are asked for than there are.
+        """
+        if sample is None:
+            return list(itertools.product(*(slot.candidates for slot in self.slots)))
+        if not 1 <= sample <= self.size:
+            raise UserError(f"sample must be from 1 to {self.size}, the architectures of {self.name}; got sample={sample}")
+        generator, drawn = random.Random(seed), dict[Choice, None]()
+        while len(drawn) < sample:
+            drawn[tuple(generator.choice(slot.candidates) for slot in self.slots)] = None
+        return list(drawn)
+
+    def by_slot(self, choice: Sequence[str]) -> dict[str, str]:
+        """Slot → operator."""
+        return {slot.name: operator for slot, operator in zip(self.slots, choice, strict=True)}
+
+    def in_order(self, slots: Mapping[str, str]) -> Choice:
+        """The operators of an architecture, in the order of the slots."""
+        return tuple(slots[slot.name] for slot in self.slots)
+
+    def cost(self, choice: Sequence[str]) -> dict[str, float]:
+        """Every cost that is counted, of the whole network."""
+        return self.costs.of_architecture(self.by_slot(choice))
+
+    def ends(self) -> dict[str, tuple[float, float, float]]:
+        """Cost → its least, its middle (the median, of 10,000 random architectures where there are more) and largest.
+
+        The ends are exact: a cost is a sum over slots.
+        """
+        drawn = self.choices(None if self.size <= MANY else MANY)
+        found = {}
+        for name in MEASURES:
+            rows = self.costs.values(name).values()
+            rest = self.costs.total({}, name)
+            middle = median(self.costs.total(self.by_slot(choice), name) for choice in drawn)
+            found[name] = (rest + sum(map(min, rows)), middle, rest + sum(map(max, rows)))
+        return found
+
+    def architecture(self, choice: Sequence[str]) -> Architecture:
+        """As a file holds it."""
+        config = self.config
+        data = {"name": config.data.name, "num_classes": self.num_classes, "image_size": config.data.image_size}
+        return Architecture(
+            config.backbone,
+            self.by_slot(choice),
+            config.candidates,
+            config.backbone_args,
+            config.slots,
+            config.heads,
+            data=data,
+        )
+
+    def seeded(self, seed: int) -> SearchConfig:
+        """The settings under a seed, which draws the weights and, where they are drawn at all, the images."""
+        data = self.config.data
+        if data.name == "cued-digits":
+            data = replace(data, data_seed=seed)
+        return replace(self.config, data=data, recipe=replace(self.config.recipe, seed=seed))
+
+
+CUED = Space(
+    "cued",
+    SearchConfig(
+        backbone="cued_net",
+        candidates=("conv", "global", "acmix_global"),
+        slots=("blocks.*.slot",),
+        heads={"blocks.0.slot": 2, "*": 4},  # of 8 channels
+        data=DataConfig(name="cued-digits", image_size=SIDE),
+        recipe=Recipe(epochs=12, lr=4e-3, weight_decay=1e-2, min_lr=0.0, label_smoothing=0.0, clip_grad=5.0),
+    ),
+    CLASSES,
+    {"macs": 1.2e6},
+)
+"""Four slots, three candidates, 81 architectures, on `cued-digits`."""
+
+NAMED = {space.name: space for space in (CUED,)}
+
+
+def space_of(text: str) -> Space:
+    """The space of this name, or of the settings of a search: its folder.
+
+    Raises:
+        UserError: where it is neither.
+    """
+    if text in NAMED:
+        return NAMED[text]
+    folder = Path(text)
+    if not folder.is_dir():
+        raise UserError(f"space must be {', '.join(NAMED)}, or the folder of a search; got {text!r}")
+    from acmix_nas.data import ImageData
+
+    config = SearchConfig.load(folder)
+    return Space(folder.resolve().name, config, ImageData(config.data).num_classes)

@@ -1,0 +1,151 @@
+"""Training every architecture of a space alone, or a sample, several seeds each: the table that searches are judged by."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from acmix_nas.architecture import build
+from acmix_nas.benchmark.spaces import Choice, Space
+from acmix_nas.benchmark.table import Run, Table
+from acmix_nas.classification import Retraining
+from acmix_nas.data import DataConfig, ImageData
+from acmix_nas.errors import UserError
+from acmix_nas.files import provenance
+from acmix_nas.profile import device_name
+from acmix_nas.terminal import console
+from acmix_nas.train import EpochSeed, evaluate, make_trainer, quiet, seed_all
+
+__all__ = ["tabulate", "train_alone"]
+
+RUNS = "runs.jsonl"
+TABLE = "table.json"
+
+
+class Curve(pl.Callback):
+    """Accuracy on both held-out parts after every epoch."""
+
+    def __init__(self, data: ImageData) -> None:
+        self.data = data
+        self.validation: list[float] = []
+        self.test: list[float] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        for part, curve in (("validation", self.validation), ("test", self.test)):
+            curve.append(round(evaluate(pl_module.network, self.data, part)["accuracy"], 5))  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1)
+def _images(config: DataConfig, seed: int) -> ImageData:
+    return ImageData(config, seed)
+
+
+def train_alone(space: Space, choice: Choice, seed: int) -> Run:
+    """Train one architecture by the space's recipe; it equals `retrain` under the seed, and keeps only its curves."""
+    config = space.seeded(seed)
+    data = _images(config.data, seed)
+    architecture = space.architecture(choice)
+    start = perf_counter()
+    seed_all(seed)  # after whatever may draw numbers on the way
+    module = Retraining(build(architecture), config.recipe, data.num_classes)
+    curve = Curve(data)
+    options = {
+        "accelerator": "auto", "devices": 1, "max_epochs": config.recipe.epochs, "precision": config.recipe.precision,
+        "gradient_clip_val": config.recipe.clip_grad, "callbacks": [EpochSeed(seed), curve], "logger": False,
+        "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
+        "num_sanity_val_steps": 0, "limit_val_batches": 0,
+    }  # fmt: skip
+    with quiet():
+        make_trainer(pl.Trainer, options).fit(module, datamodule=data)
+    return Run(choice, seed, tuple(curve.validation), tuple(curve.test), round(perf_counter() - start, 1))
+
+
+def tabulate(
+    space: Space, folder: Path, seeds: int = 3, sample: int | None = None, workers: int = 2, progress: bool = True
+) -> Table:
+    """Train and write folder/runs.jsonl, a line per finished training, and folder/table.json.
+
+    It may be interrupted at any time; the same call goes on with what is missing. All architectures are trained under one
+    seed before the next, so that the table is of use as soon as the first seed is through.
+
+    Args:
+        seeds: 0 to seeds − 1; each draws weights, the order of images and, where they are drawn, the images.
+        sample: so many random architectures instead of all.
+        workers: processes, of one thread each.
+
+    Raises:
+        UserError: where the folder holds runs of another space.
+    """
+    for name, value in (("seeds", seeds), ("workers", workers)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1; got {name}={value}")
+    choices = space.choices(sample)
+    header = {"space": space.name, "settings": space.settings}
+    runs, begun = _read(folder / RUNS, header)
+    made = {(run.choice, run.seed) for run in runs}
+    missing = [(choice, seed) for seed in range(seeds) for choice in choices if (choice, seed) not in made]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / RUNS).open("a", encoding="utf-8") as lines, Progress(
+        TextColumn("training alone"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=console, disable=not progress,
+    ) as bar:  # fmt: skip
+        if not begun:
+            _append(lines, header)
+        task = bar.add_task("", total=len(choices) * seeds, completed=len(choices) * seeds - len(missing))
+        for run in _trained(space, missing, workers):
+            _append(lines, run.as_json())
+            runs.append(run)
+            bar.advance(task)
+    wanted = {(choice, seed) for choice in choices for seed in range(seeds)}
+    kept = tuple(run for run in runs if (run.choice, run.seed) in wanted)
+    machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {workers} trainings at a time"
+    table = Table(space, kept, {**provenance(), "machine": machine})
+    table.save(folder / TABLE)
+    return table
+
+
+def _trained(space: Space, missing: Sequence[tuple[Choice, int]], workers: int) -> Any:
+    if workers == 1:
+        yield from (train_alone(space, *one) for one in missing)
+        return
+    # Spawned: a fork would copy the threads of PyTorch's pool in whatever state they are.
+    with multiprocessing.get_context("spawn").Pool(min(workers, max(len(missing), 1)), _one_thread) as pool:
+        yield from pool.imap_unordered(_train_named, [(space, *one) for one in missing])
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _train_named(arguments: tuple[Space, Choice, int]) -> Run:
+    return train_alone(*arguments)
+
+
+def _append(lines: Any, content: dict[str, Any]) -> None:
+    lines.write(json.dumps(content) + "\n")
+    lines.flush()
+
+
+def _read(path: Path, header: dict[str, Any]) -> tuple[list[Run], bool]:
+    """The runs of a file, and whether it was begun; a last line that an interruption cut is dropped."""
+    if not path.exists():
+        return [], False
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        path.write_text("".join(whole), encoding="utf-8")
+    if not whole:
+        return [], False
+    if json.loads(whole[0]) != header:
+        raise UserError(f"folder {str(path.parent)!r} holds runs of another space, or of other settings; take another folder")
+    return [Run.of_json(json.loads(line)) for line in whole[1:]], True

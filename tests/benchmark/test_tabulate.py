@@ -1,0 +1,77 @@
+"""Trainings alone: that they repeat, go on after an interruption, and lose nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from acmix_nas.benchmark.spaces import CUED, Space
+from acmix_nas.benchmark.tabulate import tabulate, train_alone
+from acmix_nas.classification import Recipe
+from acmix_nas.errors import UserError
+from acmix_nas.retrain import retrain
+
+SMALL = Space(
+    "small",
+    replace(
+        CUED.config, candidates=("conv", "global"), slots=("blocks.3.slot",),
+        data=replace(CUED.config.data, name="digits", image_size=16), recipe=Recipe(epochs=2),
+    ),
+    10,
+)  # fmt: skip
+
+
+def test_a_training_repeats_itself_and_the_seed_changes_it() -> None:
+    first, second, other = (train_alone(SMALL, ("conv",), seed) for seed in (0, 0, 1))
+    assert replace(first, seconds=0.0) == replace(second, seconds=0.0)
+    assert first.test != other.test
+    assert len(first.validation) == len(first.test) == 2
+    assert first.test[-1] > 0.3
+
+
+def test_it_is_the_training_that_retrain_runs(tmp_path: Path) -> None:
+    alone = train_alone(SMALL, ("global",), 1)
+    config = SMALL.seeded(1)
+    retrained = retrain(SMALL.architecture(("global",)), config.data, config.recipe, tmp_path, progress=False)
+    assert retrained["val_accuracy"] == pytest.approx(alone.validation[-1], abs=1e-5)
+    assert retrained["test_accuracy"] == pytest.approx(alone.test[-1], abs=1e-5)
+
+
+def test_an_interrupted_table_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    whole = tabulate(SMALL, tmp_path / "whole", seeds=2, workers=1, progress=False)
+    lines = (tmp_path / "whole" / "runs.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + 4
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "runs.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
+    again = tabulate(SMALL, tmp_path / "cut", seeds=2, workers=1, progress=False)
+    assert {replace(run, seconds=0) for run in again.runs} == {replace(run, seconds=0) for run in whole.runs}
+    assert [json.loads(line) for line in (tmp_path / "cut" / "runs.jsonl").read_text().splitlines()[1:3]] == [
+        json.loads(line) for line in lines[1:3]
+    ]
+
+
+def test_processes_give_what_one_gives(tmp_path: Path) -> None:
+    one, two = (tabulate(SMALL, tmp_path / str(n), seeds=1, workers=n, progress=False) for n in (1, 2))
+    assert {run.choice for run in two.runs} == {run.choice for run in one.runs}
+    for choice in one.choices:  # threads sum in another order
+        assert two.accuracy(choice) == pytest.approx(one.accuracy(choice), abs=0.05)
+
+
+def test_a_sample_trains_only_what_was_drawn(tmp_path: Path) -> None:
+    assert len(tabulate(SMALL, tmp_path, seeds=1, sample=1, workers=1, progress=False).choices) == 1
+
+
+def test_another_space_is_not_written_into_the_same_folder(tmp_path: Path) -> None:
+    tabulate(SMALL, tmp_path, seeds=1, sample=1, workers=1, progress=False)
+    other = replace(SMALL, config=replace(SMALL.config, recipe=Recipe(epochs=3)))
+    with pytest.raises(UserError, match="another space"):
+        tabulate(other, tmp_path, seeds=1, sample=1, workers=1, progress=False)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [({"seeds": 0}, "seeds"), ({"workers": 0}, "workers")])
+def test_no_training_at_all_is_refused(tmp_path: Path, arguments: dict[str, int], said: str) -> None:
+    with pytest.raises(UserError, match=f"{said} must be at least 1"):
+        tabulate(SMALL, tmp_path, progress=False, **arguments)  # type: ignore[arg-type]
