@@ -399,20 +399,21 @@ def tabulate(
     seeds: Annotated[int, typer.Option(help="trainings of each architecture")] = 3,
     sample: Annotated[int | None, typer.Option(help="so many random architectures instead of all")] = None,
     workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
-    output: Annotated[Path | None, typer.Option(help="folder; the same one again goes on with what is missing")] = None,
+    output: Annotated[Path, typer.Option(help="the file; the same one again goes on with what is missing")] = Path(
+        "table.json"
+    ),
 ) -> None:
     """Trains every architecture of a space alone, and writes the table that searches are judged by."""
     from acmix_nas.benchmark import space_of
     from acmix_nas.benchmark import tabulate as run_tabulation
 
-    folder = folder_for(output, "table")
     chosen = space_of(space)
     out.print(costs_table(chosen))
-    table = run_tabulation(chosen, folder, seeds, sample, workers)
+    table = run_tabulation(chosen, output, seeds, sample, workers)
     best = table.best()
     out.print(
         f"{len(table.choices)} architectures, {len(table.seeds)} seeds; best {' '.join(best)}: {table.accuracy(best):.2%}; "
-        f"noise ceiling (Kendall τ between seeds) {table.ceiling()}\nwritten to {folder / 'table.json'}"
+        f"noise ceiling (Kendall τ between seeds) {table.ceiling()}\nwritten to {output}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import resources
 from itertools import combinations
@@ -86,11 +86,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Table:
-    """The runs of a space. Accuracies are those after the last epoch unless another is named, means over seeds."""
+    """The runs of a space. Accuracies are those after the last epoch unless another is named, means over seeds.
+
+    Attributes:
+        space: what was trained.
+        runs: in any order.
+        made: which commands made them, when, where, with which versions, and how many runs each.
+    """
 
     space: Space
     runs: tuple[Run, ...]
-    made: Mapping[str, Any] = field(default_factory=dict)
+    made: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -201,10 +207,16 @@ class Table:
 
     def save(self, path: Path) -> Path:
         """Write the table: JSON with a run on each line, so that differences are readable."""
-        config = {"name": self.space.name, "settings": self.space.settings, "num_classes": self.space.num_classes}
+        space = self.space
+        config = {
+            "name": space.name,
+            "settings": space.settings,
+            "num_classes": space.num_classes,
+            "budget": dict(space.budget),
+        }
         head = {
-            **self.made, "format": FORMAT, "version": VERSION, "space": {**config, "budget": dict(self.space.budget)},
-            "slots": [slot.name for slot in self.space.slots],
+            "made": list(self.made), "format": FORMAT, "version": VERSION, "space": config,
+            "slots": [slot.name for slot in space.slots],
             "costs": {" ".join(choice): self.cost(choice) for choice in self.choices},
         }  # fmt: skip
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
@@ -229,8 +241,7 @@ class Table:
             runs = tuple(Run.of_json(run) for run in content["runs"])
         except (KeyError, TypeError) as error:
             raise UserError(f"table {str(path)!r} was written by another version ({error}); tabulate again") from None
-        made: dict[str, Any] = {key: content[key] for key in ("made_by", "date", "versions", "machine") if key in content}
-        return cls(space, runs, made)
+        return cls(space, runs, tuple(content.get("made", ())))
 
 
 def fits(costs: Mapping[str, float], budget: Mapping[str, float]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -27,9 +26,6 @@ from acmix_nas.terminal import console
 from acmix_nas.train import EpochSeed, evaluate, make_trainer, quiet, seed_all
 
 __all__ = ["tabulate", "train_alone"]
-
-RUNS = "runs.jsonl"
-TABLE = "table.json"
 
 
 class Curve(pl.Callback):
@@ -71,46 +67,46 @@ def train_alone(space: Space, choice: Choice, seed: int) -> Run:
 
 
 def tabulate(
-    space: Space, folder: Path, seeds: int = 3, sample: int | None = None, workers: int = 2, progress: bool = True
+    space: Space, path: Path, seeds: int = 3, sample: int | None = None, workers: int = 2, progress: bool = True
 ) -> Table:
-    """Train and write folder/runs.jsonl, a line per finished training, and folder/table.json.
+    """Train, and write the table anew after every training.
 
     It may be interrupted at any time; the same call goes on with what is missing. All architectures are trained under one
     seed before the next, so that the table is of use as soon as the first seed is through.
 
     Args:
+        path: the file; what it holds already is kept, and not trained again.
         seeds: 0 to seeds − 1; each draws weights, the order of images and, where they are drawn, the images.
         sample: so many random architectures instead of all.
         workers: processes, of one thread each.
 
     Raises:
-        UserError: where the folder holds runs of another space.
+        UserError: where the file is no table, or one of another space.
     """
     for name, value in (("seeds", seeds), ("workers", workers)):
         if value < 1:
             raise UserError(f"{name} must be at least 1; got {name}={value}")
     choices = space.choices(sample)
-    header = {"space": space.name, "settings": space.settings}
-    runs, begun = _read(folder / RUNS, header)
-    made = {(run.choice, run.seed) for run in runs}
-    missing = [(choice, seed) for seed in range(seeds) for choice in choices if (choice, seed) not in made]
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / RUNS).open("a", encoding="utf-8") as lines, Progress(
+    table = Table.load(path) if path.exists() else None
+    if table is not None and (table.space.name, table.space.settings) != (space.name, space.settings):
+        raise UserError(f"table {str(path)!r} is of another space, or of other settings; take another file")
+    runs, made = (table.runs, table.made) if table is not None else ((), ())
+    known = {(run.choice, run.seed) for run in runs}
+    missing = [(choice, seed) for seed in range(seeds) for choice in choices if (choice, seed) not in known]
+    machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {workers} trainings at a time"
+    here = {**provenance(), "machine": machine}
+    with Progress(
         TextColumn("training alone"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, disable=not progress,
     ) as bar:  # fmt: skip
-        if not begun:
-            _append(lines, header)
-        task = bar.add_task("", total=len(choices) * seeds, completed=len(choices) * seeds - len(missing))
-        for run in _trained(space, missing, workers):
-            _append(lines, run.as_json())
-            runs.append(run)
+        total = len(choices) * seeds
+        task = bar.add_task("", total=total, completed=total - len(missing))
+        for number, run in enumerate(_trained(space, missing, workers), start=1):
+            runs = (*runs, run)
+            table = Table(space, runs, (*made, {**here, "runs": number}))
+            table.save(path)
             bar.advance(task)
-    wanted = {(choice, seed) for choice in choices for seed in range(seeds)}
-    kept = tuple(run for run in runs if (run.choice, run.seed) in wanted)
-    machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {workers} trainings at a time"
-    table = Table(space, kept, {**provenance(), "machine": machine})
-    table.save(folder / TABLE)
+    assert table is not None
     return table
 
 
@@ -129,23 +125,3 @@ def _one_thread() -> None:
 
 def _train_named(arguments: tuple[Space, Choice, int]) -> Run:
     return train_alone(*arguments)
-
-
-def _append(lines: Any, content: dict[str, Any]) -> None:
-    lines.write(json.dumps(content) + "\n")
-    lines.flush()
-
-
-def _read(path: Path, header: dict[str, Any]) -> tuple[list[Run], bool]:
-    """The runs of a file, and whether it was begun; a last line that an interruption cut is dropped."""
-    if not path.exists():
-        return [], False
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    if len(whole) < len(lines):
-        path.write_text("".join(whole), encoding="utf-8")
-    if not whole:
-        return [], False
-    if json.loads(whole[0]) != header:
-        raise UserError(f"folder {str(path.parent)!r} holds runs of another space, or of other settings; take another folder")
-    return [Run.of_json(json.loads(line)) for line in whole[1:]], True

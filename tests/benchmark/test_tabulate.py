@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from acmix_nas.benchmark.spaces import CUED, Space
+from acmix_nas.benchmark.spaces import CUED, Choice, Space
+from acmix_nas.benchmark.table import Run, Table
 from acmix_nas.benchmark.tabulate import tabulate, train_alone
 from acmix_nas.classification import Recipe
 from acmix_nas.errors import UserError
@@ -41,37 +42,47 @@ def test_it_is_the_training_that_retrain_runs(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_table_goes_on_with_what_is_missing(tmp_path: Path) -> None:
-    whole = tabulate(SMALL, tmp_path / "whole", seeds=2, workers=1, progress=False)
-    lines = (tmp_path / "whole" / "runs.jsonl").read_text().splitlines(keepends=True)
-    assert len(lines) == 1 + 4
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "runs.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
-    again = tabulate(SMALL, tmp_path / "cut", seeds=2, workers=1, progress=False)
+    whole = tabulate(SMALL, tmp_path / "whole.json", seeds=2, workers=1, progress=False)
+    cut = replace(whole, runs=tuple(replace(run, seconds=-1.0) for run in whole.runs[:2]))
+    again = tabulate(SMALL, cut.save(tmp_path / "cut.json"), seeds=2, workers=1, progress=False)
+    assert [run.seconds for run in again.runs[:2]] == [-1, -1]  # kept as they were
     assert {replace(run, seconds=0) for run in again.runs} == {replace(run, seconds=0) for run in whole.runs}
-    assert [json.loads(line) for line in (tmp_path / "cut" / "runs.jsonl").read_text().splitlines()[1:3]] == [
-        json.loads(line) for line in lines[1:3]
-    ]
+    assert [made["runs"] for made in again.made] == [4, 2]
+
+
+def test_every_training_is_on_disk_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = train_alone
+
+    def interrupted(space: Space, choice: Choice, seed: int) -> Run:
+        if seed == 1:
+            raise KeyboardInterrupt
+        return train(space, choice, seed)
+
+    monkeypatch.setattr(import_module("acmix_nas.benchmark.tabulate"), "train_alone", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tabulate(SMALL, tmp_path / "table.json", seeds=2, workers=1, progress=False)
+    assert len(Table.load(tmp_path / "table.json").runs) == 2
 
 
 def test_processes_give_what_one_gives(tmp_path: Path) -> None:
-    one, two = (tabulate(SMALL, tmp_path / str(n), seeds=1, workers=n, progress=False) for n in (1, 2))
+    one, two = (tabulate(SMALL, tmp_path / f"{n}.json", seeds=1, workers=n, progress=False) for n in (1, 2))
     assert {run.choice for run in two.runs} == {run.choice for run in one.runs}
     for choice in one.choices:  # threads sum in another order
         assert two.accuracy(choice) == pytest.approx(one.accuracy(choice), abs=0.05)
 
 
 def test_a_sample_trains_only_what_was_drawn(tmp_path: Path) -> None:
-    assert len(tabulate(SMALL, tmp_path, seeds=1, sample=1, workers=1, progress=False).choices) == 1
+    assert len(tabulate(SMALL, tmp_path / "table.json", seeds=1, sample=1, workers=1, progress=False).choices) == 1
 
 
 def test_another_space_is_not_written_into_the_same_folder(tmp_path: Path) -> None:
-    tabulate(SMALL, tmp_path, seeds=1, sample=1, workers=1, progress=False)
+    tabulate(SMALL, tmp_path / "table.json", seeds=1, sample=1, workers=1, progress=False)
     other = replace(SMALL, config=replace(SMALL.config, recipe=Recipe(epochs=3)))
     with pytest.raises(UserError, match="another space"):
-        tabulate(other, tmp_path, seeds=1, sample=1, workers=1, progress=False)
+        tabulate(other, tmp_path / "table.json", seeds=1, sample=1, workers=1, progress=False)
 
 
 @pytest.mark.parametrize(("arguments", "said"), [({"seeds": 0}, "seeds"), ({"workers": 0}, "workers")])
 def test_no_training_at_all_is_refused(tmp_path: Path, arguments: dict[str, int], said: str) -> None:
     with pytest.raises(UserError, match=f"{said} must be at least 1"):
-        tabulate(SMALL, tmp_path, progress=False, **arguments)  # type: ignore[arg-type]
+        tabulate(SMALL, tmp_path / "table.json", progress=False, **arguments)  # type: ignore[arg-type]
