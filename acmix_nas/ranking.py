@@ -1,0 +1,149 @@
+"""What the architectures of a trained supernet are worth with the weights that they inherit. Nothing here needs NNI."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from acmix_nas.data import ImageData
+from acmix_nas.slot import Slot, put
+from acmix_nas.supernet import Candidates
+from acmix_nas.train import seed_all
+
+__all__ = ["Ranker"]
+
+CALIBRATION = 640
+MEMORY = 2 * 2**30
+
+
+class Memo:
+    """What slots gave for the choices before them: architectures that begin alike share their beginning.
+
+    Only the last of each depth is kept, so architectures should come in the order of a tree's leaves.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.part: tuple[str, int] = ("", 0)
+        self.path: list[str] = []
+        self.kept: dict[tuple[tuple[str, int], int], tuple[tuple[str, ...], Tensor]] = {}
+
+    def begin(self, part: tuple[str, int]) -> None:
+        """A forward on these images begins."""
+        self.part = part
+        self.path.clear()
+
+    def recall(self, operator: str) -> Tensor | None:
+        """Go one slot further with this operator; its output, where it is known."""
+        self.path.append(operator)
+        path, out = self.kept.get((self.part, len(self.path)), ((), None))
+        return out if path == tuple(self.path) else None
+
+    def keep(self, out: Tensor) -> None:
+        """Remember an output, where there is room."""
+        key = (self.part, len(self.path))
+        self.kept.pop(key, None)
+        held = sum(tensor.nbytes for _, tensor in self.kept.values())
+        if held + out.nbytes <= self.limit:
+            self.kept[key] = (tuple(self.path), out)
+
+
+class Single(nn.Module):
+    """One candidate of a slot at a time."""
+
+    def __init__(self, name: str, candidates: Candidates, memo: Memo, order: list[str]) -> None:
+        super().__init__()
+        self.name, self.candidates, self.memo, self.order = name, candidates, memo, order
+        self.operator = candidates.names[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.name not in self.order:
+            self.order.append(self.name)
+        known = self.memo.recall(self.operator)
+        if known is None:
+            known = self.candidates.outputs(x, [self.operator])[self.operator]
+            self.memo.keep(known)
+        return known.clone()  # the backbone may change it in place
+
+
+class Ranker:
+    """Judges architectures by the weights of a supernet, with batch norms of their own.
+
+    The statistics of a supernet's batch norms belong to all its paths; every architecture gets its own, from one batch of
+    training images. What architectures have in common from the input on is computed once for slots, which are what costs.
+
+    Args:
+        backbone: with a module that has `candidates` at every slot, as one-shot strategies leave it; a copy is used.
+        slots: of the backbone.
+        calibration: (B, 3, S, S) training images for the statistics; None leaves the supernet's.
+        batches: (images, labels) to be judged by.
+        memory: bytes that what is shared may take.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        slots: Sequence[Slot],
+        calibration: Tensor | None,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        memory: int = MEMORY,
+    ) -> None:
+        self.network = copy.deepcopy(backbone).eval()
+        self.slots, self.calibration, self.batches = slots, calibration, list(batches)
+        self.memo, self.order = Memo(memory), list[str]()
+        self.singles: dict[str, Single] = {}
+        for slot in slots:
+            candidates: Any = self.network.get_submodule(slot.name).candidates
+            self.singles[slot.name] = Single(slot.name, candidates, self.memo, self.order)
+            put(self.network, slot.name, self.singles[slot.name])
+        self.norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+        for norm in self.norms:
+            norm.momentum = 1.0  # the statistics are those of the last batch
+
+    @classmethod
+    def of(cls, backbone: nn.Module, slots: Sequence[Slot], data: ImageData, recalibrated: bool = True) -> Ranker:
+        """A ranker by the search-validation part, on the device of the backbone; the same images in every call."""
+        device = next(backbone.parameters()).device
+        batches = [(x.to(device), y.to(device)) for x, y in data.val_dataloader()]
+        if not recalibrated:
+            return cls(backbone, slots, None, batches)
+        images, count = [], 0
+        seed_all(data.seed)
+        for x, _ in data.train_dataloader():
+            images.append(x.to(device))
+            count += len(x)
+            if count >= CALIBRATION:
+                break
+        return cls(backbone, slots, torch.cat(images)[:CALIBRATION], batches)
+
+    @torch.no_grad()
+    def accuracy(self, choice: Mapping[str, str]) -> float:
+        """Accuracy of slot → operator, from 0 to 1."""
+        for name, single in self.singles.items():
+            single.operator = choice[name]
+        if self.calibration is not None:
+            for norm in self.norms:
+                norm.train()
+            self.memo.begin(("calibration", 0))
+            self.network(self.calibration)
+            for norm in self.norms:
+                norm.eval()
+        right = images = 0
+        for number, (x, y) in enumerate(self.batches):
+            self.memo.begin(("judged", number))
+            right += int((self.network(x).argmax(1) == y).sum())
+            images += len(y)
+        return right / images
+
+    @torch.no_grad()
+    def in_tree_order(self, choices: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+        """The choices in the order in which they share most."""
+        if not self.order:
+            self.memo.begin(("order", 0))
+            self.network(self.batches[0][0][:2])
+        return sorted(map(dict, choices), key=lambda choice: [choice[name] for name in self.order])
