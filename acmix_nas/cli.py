@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.benchmark.spaces import Space
+from acmix_nas.benchmark.spaces import NAMED, Space
 from acmix_nas.bias import report
 from acmix_nas.bias.history import HISTORY
+from acmix_nas.budget import show
 from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig, ImageData
@@ -115,6 +116,9 @@ def search(
     from acmix_nas.search import search as run_search
 
     config = dataclasses.replace(searchconfig, data=dataconfig, recipe=recipe)
+    space = Space(config.backbone, config, ImageData(config.data).num_classes, config.limits)
+    if first_process():
+        out.print(costs_table(space))
     folder = folder_for(output, "search", resume)
     trainer = {"devices": devices, "accelerator": accelerator, "strategy": parallel}
     result = run_search(config, folder, resume=resume, trainer_kwargs=trainer)
@@ -122,9 +126,10 @@ def search(
         return
     architecture = Architecture.load(folder / "architecture.json")
     out.print(slots_table(architecture))
-    macs = f"{result['costs']['macs'] / 1e6:.1f} M MACs"
+    macs = f"{show('macs', result['costs']['macs'])} MACs"
+    trained = "with inherited weights" if len(result["finalists"]) == 1 else f"in a race of {len(result['finalists'])}"
     out.print(
-        f"search-validation accuracy {result['metric']:.2%} with inherited weights, {macs}, "
+        f"search-validation accuracy {result['metric']:.2%} {trained}, {macs}, "
         f"in {result['seconds']:.0f} s\nwritten to {folder}\nnext: acmix-nas retrain {folder}"
     )
 
@@ -265,7 +270,9 @@ def costs_table(space: Space) -> Table:
     """The least, the middle and the largest of each cost over the space, and how much of the space is within its budget."""
     table = Table("cost", "least", "middle", "largest", "budget")
     for name, ends in space.ends().items():
-        table.add_row(name, *(f"{value:,.0f}" for value in ends), f"{space.budget[name]:,.0f}" if name in space.budget else "–")
+        table.add_row(
+            name, *(show(name, value) for value in ends), show(name, space.budget[name]) if name in space.budget else "–"
+        )
     table.caption = f"{space.size} architectures of {space.name}"
     return table
 
@@ -415,6 +422,36 @@ def tabulate(
         f"{len(table.choices)} architectures, {len(table.seeds)} seeds; best {' '.join(best)}: {table.accuracy(best):.2%}; "
         f"noise ceiling (Kendall τ between seeds) {table.ceiling()}\nwritten to {output}"
     )
+
+
+@cli.command()
+def assess(
+    strategy: Annotated[list[str], typer.Option(help="single_path, darts, gumbel or proxyless; may be given several times")],
+    seeds: Annotated[int, typer.Option(help="searches of each strategy")] = 8,
+    space: Annotated[str, typer.Option(help="cued, or the folder of a search, whose space is taken")] = "cued",
+    table: Annotated[
+        Path | None, typer.Option(help="of trainings alone, by acmix-nas tabulate; that of the package for cued by default")
+    ] = None,
+    sample: Annotated[int | None, typer.Option(help="without a table: train so many random architectures first")] = None,
+    workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
+    output: Annotated[Path, typer.Option(help="folder; the same again goes on with what is missing")] = Path("assessment"),
+) -> None:
+    """What a strategy is worth on a space: regret beside random search's, ranks, agreement, time."""
+    from acmix_nas.benchmark import Table, shipped, space_of, tabulate
+    from acmix_nas.benchmark.assess import assess as run_assessment
+    from acmix_nas.benchmark.assess import check_strategies, report
+
+    check_strategies(strategy)
+    if table is not None:
+        trained = Table.load(table).of(space_of(space))
+    elif space in NAMED:
+        trained = shipped(space)
+    else:
+        trained = tabulate(space_of(space), output / "table.json", seeds=2, sample=sample, workers=workers)
+    outcomes = run_assessment(trained, strategy, seeds, output / "assessment.json", workers)
+    for screen in report(trained, outcomes, output / "assessment.md"):
+        out.print(screen)
+    out.print(f"written to {output}")
 
 
 @cli.command()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from acmix_nas.budget import parse_budget
 from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError, one_of
@@ -16,7 +17,8 @@ from acmix_nas.slot import DEFAULT_CANDIDATES, Heads
 
 __all__ = ["STRATEGIES", "SearchConfig"]
 
-STRATEGIES = ("darts", "gumbel", "proxyless", "random")
+STRATEGIES = ("single_path", "darts", "gumbel", "proxyless", "random")
+DIFFERENTIABLE = ("darts", "gumbel", "proxyless")
 SETTINGS = "search.json"
 
 
@@ -32,12 +34,17 @@ class SearchConfig:
         heads: of every slot, or globs of slots with numbers; None keeps those of an attention
             and adapts to the channels of a convolution.
         share: what stands on the shared Stage I, "all", "attention" (conv keeps its own kernel) or "none".
-        strategy: "darts", "gumbel", "proxyless", or "random": uniform single paths, then the best of random samples.
+        strategy: "single_path": a supernet of uniformly sampled paths ranks the architectures; "darts", "gumbel" and
+            "proxyless": a distribution over them is trained with the supernet; "random": no supernet, a race alone.
         penalty: weight of the expected cost, of darts.
         cost: what the penalty counts, "macs" or "parameters".
         arc_learning_rate: of the architecture's parameters.
         arc_warmup: epochs in which the architecture does not move.
-        samples: random architectures that "random" judges.
+        samples: architectures that "single_path" judges by the supernet: all, where there are no more, or else by evolution.
+        budget: limits that the architecture must meet, as in "macs=1.2M", "params=300k", "latency=3ms".
+        finalists: of the best architectures within the budget so many are trained alone, and the best of them is taken;
+            1 trusts the supernet.
+        race_epochs: of those trainings, by the same recipe.
         data: the images.
         recipe: how the weights are trained; its seed is the search's.
 
@@ -56,12 +63,15 @@ class SearchConfig:
     cost: str = "macs"
     arc_learning_rate: float = 3e-2
     arc_warmup: int = 1
-    samples: int = 16
+    samples: int = 100
+    budget: Sequence[str] = ()
+    finalists: int = 1
+    race_epochs: int = 12
     data: DataConfig = field(default_factory=DataConfig)
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "slots"):  # lists, where they come from a file
+        for name in ("candidates", "slots", "budget"):  # lists, where they come from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
         try:
             object.__setattr__(self, "backbone_args", json.loads(json.dumps(dict(self.backbone_args))))
@@ -77,12 +87,32 @@ class SearchConfig:
             raise UserError(f"penalty needs strategy darts, whose cost has a gradient; got strategy={self.strategy!r}")
         if self.recipe.ema_decay:
             raise UserError("ema_decay must be 0 in a search: the supernet keeps no average of its weights")
-        if not 0 <= self.arc_warmup < self.recipe.epochs:
+        if self.differentiable and not 0 <= self.arc_warmup < self.recipe.epochs:
             raise UserError(f"arc_warmup must be from 0 to below epochs={self.recipe.epochs}; got arc_warmup={self.arc_warmup}")
         if not self.arc_learning_rate > 0:
             raise UserError(f"arc_learning_rate must be positive; got arc_learning_rate={self.arc_learning_rate}")
-        if self.samples < 1:
-            raise UserError(f"samples must be at least 1; got samples={self.samples}")
+        for name in ("samples", "finalists", "race_epochs"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1; got {name}={getattr(self, name)}")
+        if self.strategy == "random" and self.finalists < 2:
+            raise UserError("finalists must be at least 2 with strategy random, which has nothing else to choose by; got 1")
+        parse_budget(self.budget)
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The budget: cost → the largest allowed."""
+        return parse_budget(self.budget)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the search-validation part trains a distribution over architectures."""
+        return self.strategy in DIFFERENTIABLE
+
+    @property
+    def race(self) -> Recipe:
+        """How finalists are trained."""
+        epochs = self.race_epochs
+        return replace(self.recipe, epochs=epochs, warmup_epochs=min(self.recipe.warmup_epochs, epochs))
 
     def save(self, folder: Path) -> Path:
         """Write what a search in this folder is begun with."""

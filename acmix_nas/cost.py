@@ -17,15 +17,17 @@ from acmix_nas.slot import Slot, make_operator, put
 
 __all__ = ["MEASURES", "Cost", "CostTable", "module_cost", "operator_cost", "survey"]
 
-MEASURES = ("macs", "parameters")
+MEASURES = ("macs", "parameters", "latency")
+COUNTED = ("macs", "parameters")
 
 
 class Cost(NamedTuple):
-    """What one operator at one slot costs, per image."""
+    """What one operator at one slot costs, per image; its latency in milliseconds, where it was measured."""
 
     stage1: float
     stage2: float
     parameters: float
+    latency: float | None = None
 
     @property
     def macs(self) -> float:
@@ -110,6 +112,21 @@ class CostTable:
     costs: Mapping[str, Mapping[str, Cost]]
     rest_macs: float
     rest_parameters: float
+    rest_latency: float | None = None
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What the table knows: counts, and latency where it was measured."""
+        return MEASURES if self.rest_latency is not None else COUNTED
+
+    def check(self, measure: str) -> None:
+        """Whether the table knows this cost.
+
+        Raises:
+            UserError: where it does not.
+        """
+        if measure not in self.measures:
+            raise one_of("cost", measure, self.measures)
 
     @classmethod
     def of(cls, network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int]) -> CostTable:
@@ -122,8 +139,7 @@ class CostTable:
 
     def values(self, measure: str) -> dict[str, list[float]]:
         """Slot → cost of each candidate, in the candidates' order."""
-        if measure not in MEASURES:
-            raise one_of("cost", measure, MEASURES)
+        self.check(measure)
         return {slot: [getattr(cost, measure) for cost in row.values()] for slot, row in self.costs.items()}
 
     def expected(self, probabilities: Mapping[str, Tensor], measure: str = "macs") -> Tensor:
@@ -138,11 +154,10 @@ class CostTable:
 
     def of_architecture(self, choice: Mapping[str, str]) -> dict[str, float]:
         """Every measure of a whole architecture."""
-        return {measure: self.total(choice, measure) for measure in MEASURES}
+        return {measure: self.total(choice, measure) for measure in self.measures}
 
     def total(self, choice: Mapping[str, str], measure: str = "macs") -> float:
         """The cost of a whole architecture."""
-        if measure not in MEASURES:
-            raise one_of("cost", measure, MEASURES)
-        rest = self.rest_macs if measure == "macs" else self.rest_parameters
+        self.check(measure)
+        rest: float = getattr(self, f"rest_{measure}")
         return rest + sum(getattr(self.costs[slot][operator], measure) for slot, operator in choice.items())

@@ -1,4 +1,4 @@
-"""From a supernet to a network: which operator at each slot, and with which weights."""
+"""From a supernet to a network: which operator at each slot, under which budget, and with which weights."""
 
 from __future__ import annotations
 
@@ -6,14 +6,81 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import nn
 
-__all__ = ["inherit", "most_likely"]
+from acmix_nas.budget import show
+from acmix_nas.cost import CostTable
+from acmix_nas.errors import UserError
+
+__all__ = ["derive", "inherit", "ranked"]
+
+Scores = Mapping[str, Mapping[str, float]]
+"""Slot → operator → what it adds to the score of an architecture, such as its log-probability."""
+SLACK = 1e-6
+"""Given to the solver's constraints, since HiGHS cuts off what meets one exactly; what exceeds a budget is sorted out after."""
+ROUNDING = 1e-12
+"""An architecture that costs as much as allowed is within the budget, whichever way its sum was rounded."""
 
 
-def most_likely(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """The most likely operator of every slot: Σ log p is largest, without a budget."""
-    return {slot: max(row, key=lambda operator: row[operator]) for slot, row in probabilities.items()}
+def derive(scores: Scores, table: CostTable, budget: Mapping[str, float] | None = None) -> dict[str, str]:
+    """The architecture of the largest sum of scores, one candidate per slot, within every limit: an integer program.
+
+    Args:
+        scores: of every candidate; −∞ is never chosen.
+        table: costs of the same candidates.
+        budget: cost → the largest allowed of the whole network.
+
+    Raises:
+        UserError: where no architecture meets the budget; the message names the cheapest there is.
+    """
+    return ranked(scores, table, budget, 1)[0]
+
+
+def ranked(scores: Scores, table: CostTable, budget: Mapping[str, float] | None = None, count: int = 1) -> list[dict[str, str]]:
+    """The best architectures within every limit, best first; fewer where there are no more. Otherwise as `derive`."""
+    limits = dict(budget or {})
+    columns = [(slot, operator) for slot, row in scores.items() for operator in row]
+    values = np.array([scores[slot][operator] for slot, operator in columns], dtype=float)
+    one_each = np.array([[float(slot == of) for slot, _ in columns] for of in scores])
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    for measure, limit in limits.items():
+        rest = table.total({}, measure)
+        costs = {slot: dict(zip(table.costs[slot], row, strict=True)) for slot, row in table.values(measure).items()}
+        row = np.array([costs[slot][operator] for slot, operator in columns])
+        room = limit - rest
+        scale = max(np.abs(row).max(), abs(room)) or 1.0  # the solver's tolerances are absolute
+        constraints.append(LinearConstraint(row[None] / scale, -np.inf, room / scale + SLACK))
+    bounds = Bounds(0, np.isfinite(values).astype(float))
+    gain = np.where(np.isfinite(values), values, 0.0)
+    gain = gain / max(np.abs(gain).max(), 1e-12)
+    found: list[dict[str, str]] = []
+    while len(found) < count:
+        solved = milp(-gain, constraints=constraints, bounds=bounds, integrality=1, options={"mip_rel_gap": 0.0})
+        if solved.x is None:
+            break
+        chosen = np.round(solved.x)
+        choice = {slot: operator for (slot, operator), taken in zip(columns, chosen, strict=True) if taken}
+        if all(table.total(choice, measure) <= limit * (1 + ROUNDING) for measure, limit in limits.items()):
+            found.append(choice)  # and not what the solver's tolerance let through
+        constraints.append(LinearConstraint(chosen[None], -np.inf, len(scores) - 1))  # at least one slot differs
+    if not found:
+        raise UserError(f"budget {_shown(limits)} is met by no architecture; {_cheapest(table, limits)}")
+    return found
+
+
+def _shown(limits: Mapping[str, float]) -> str:
+    return ", ".join(f"{measure} ≤ {show(measure, limit)}" for measure, limit in limits.items())
+
+
+def _cheapest(table: CostTable, limits: Mapping[str, float]) -> str:
+    """What the cheapest architectures cost, of each cost alone."""
+    least = {measure: table.total({}, measure) + sum(map(min, table.values(measure).values())) for measure in limits}
+    words = ", ".join(f"{show(measure, value)} of {measure}" for measure, value in least.items())
+    if all(least[measure] <= limit for measure, limit in limits.items()):
+        return f"each limit alone can be met (the cheapest has {words}), all together not: widen one"
+    return f"the cheapest has {words}"
 
 
 def inherit(space: Any, choice: Mapping[str, str]) -> nn.Module:

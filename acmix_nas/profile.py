@@ -82,8 +82,10 @@ def count(
     for slot in slots:
         cost = module_cost(chosen[slot.name], *found.sizes[slot.name])
         stage = stage_of(slot.name)
-        stages[stage] = Cost(*(a + b for a, b in zip(stages.get(stage, Cost(0, 0, 0)), cost, strict=True)))
-    stage1, stage2, parameters = (round(sum(cost[i] for cost in stages.values())) for i in range(3))
+        so_far = stages.get(stage, Cost(0, 0, 0))
+        stages[stage] = Cost(so_far.stage1 + cost.stage1, so_far.stage2 + cost.stage2, so_far.parameters + cost.parameters)
+    stage1, stage2 = (round(sum(getattr(cost, name) for cost in stages.values())) for name in ("stage1", "stage2"))
+    parameters = round(sum(cost.parameters for cost in stages.values()))
     return Counts(parameters + round(found.rest_parameters), stage1, stage2, round(found.rest_macs), stages)
 
 

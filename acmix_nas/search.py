@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
+import random
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,17 +26,26 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from acmix_nas.architecture import Architecture
+from acmix_nas.backbone import make_backbone
 from acmix_nas.bias import BiasLogger
+from acmix_nas.blocks import open_blocks
 from acmix_nas.classification import Classification, Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import ImageData
-from acmix_nas.derive import inherit, most_likely
+from acmix_nas.derive import derive, inherit, ranked
 from acmix_nas.errors import UserError
-from acmix_nas.files import provenance, save_tensors, write_json
-from acmix_nas.search_spaces import HybridSpace, MixedSlot, SampledSlot
+from acmix_nas.files import provenance, read_json, save_tensors, write_json
+from acmix_nas.latency import timed
+from acmix_nas.ranking import Ranker
+from acmix_nas.retrain import retrain
+from acmix_nas.search_spaces import HybridSpace, MixedSlot
 from acmix_nas.strategies import DARTS, in_order
+from acmix_nas.strategies.evolution import RegularizedEvolution
 from acmix_nas.train import evaluate, first_process, make_trainer, quiet, recalibrate, running, seed_all, trainer_options
+
+RANKING = "ranking.json"
+DRAWS = 10_000
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
 
@@ -45,7 +59,7 @@ def make_space(config: SearchConfig, num_classes: int) -> HybridSpace:
 
 def make_strategy(config: SearchConfig) -> OneShotStrategy:
     """The strategy; a fresh one, since it remembers the space it changed."""
-    if config.strategy == "random":
+    if config.strategy == "single_path":
         return nni_strategy.RandomOneShot()
     arguments: dict[str, Any] = {
         "arc_learning_rate": config.arc_learning_rate,
@@ -153,11 +167,11 @@ def train_supernet(
         return
     if not begun:
         config.save(folder)
-    images = SearchImages(data, alternating=config.strategy != "random")
+    images = SearchImages(data, alternating=config.differentiable)
     task = SearchTask(config.recipe, data.num_classes, images)
     bias = BiasLogger(folder, network=lambda: space.backbone, every=config.recipe.epochs)
     options = trainer_options(folder, config.recipe, [bias, *callbacks], progress, monitor=None)
-    if config.strategy != "random":
+    if config.differentiable:
         options.pop("gradient_clip_val")  # NNI's loop is manual: the strategy clips
     options |= trainer_kwargs or {}
     if options.get("strategy") == "ddp":
@@ -228,61 +242,166 @@ def search(
     resume: bool = False,
     trainer_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Search: train the supernet, derive an architecture, and write both.
+    """Search: train the supernet, rank architectures within the budget, train the finalists alone, and take the best.
 
-    Writes into the folder, beside what `train_supernet` does: architecture.json, network.pt (the weights it inherits),
-    history.csv and tensorboard/ (probabilities, α and β by epoch), and result.json, which is what is returned. Of several
-    processes the first does; the others return nothing.
+    Writes into the folder, beside what `train_supernet` does: architecture.json, network.pt (its weights: the supernet's, or
+    those of the race where there was one), ranking.json (what a single-path search judged), race/1, race/2, … (what
+    `retrain` writes of each finalist), history.csv and tensorboard/ (probabilities, α and β by epoch), and result.json, which
+    is what is returned. Of several processes the first does; the others return nothing.
 
     Raises:
-        UserError: where the folder holds a finished search, and as `train_supernet` does.
+        UserError: where the folder holds a finished search, or no architecture meets the budget, and as `train_supernet` does.
     """
     if (folder / "result.json").exists():
         raise UserError(f"folder {str(folder)!r} holds a finished search; take another folder")
+    if config.finalists > 1 and (trainer_kwargs or {}).get("devices", 1) != 1:
+        raise UserError(f"finalists must be 1 on several devices, and be retrained afterwards; got {config.finalists}")
     start = perf_counter()
     data = ImageData(config.data, config.recipe.seed)
     space = make_space(config, data.num_classes)
-    table = CostTable.of(space.backbone, space.slots, (data.in_chans, data.image_size, data.image_size))
-    train_supernet(
-        config, data, space, folder,
-        callbacks=callbacks, progress=progress, resume=resume, trainer_kwargs=trainer_kwargs,
-    )  # fmt: skip
+    table = costs_of(config, space, data)
+    cheapest(table, config.limits)
+    probabilities: dict[str, dict[str, float]] = {}
     if config.strategy == "random":
-        probabilities: dict[str, dict[str, float]] = {}
-        choices = sampled(config, space)
+        config.save(folder)
+        choices = uniform(config, space, table)
     else:
-        slots = [module for module in space.modules() if isinstance(module, MixedSlot)]
-        probabilities = {
-            slot.label: dict(zip(slot.candidates.names, slot.probabilities().tolist(), strict=True)) for slot in slots
-        }
-        choices = [most_likely(probabilities)]
-    if not first_process():
-        return {}
-    choice = best_of(choices, space, data, progress)
-    network, accuracy = judge(space, choice, data)
+        train_supernet(
+            config, data, space, folder,
+            callbacks=callbacks, progress=progress, resume=resume, trainer_kwargs=trainer_kwargs,
+        )  # fmt: skip
+        if not first_process():
+            return {}
+        if config.differentiable:
+            probabilities = probabilities_of(space)
+            choices = ranked(log_probabilities(probabilities), table, config.limits, config.finalists)
+        else:
+            judged = rank(config, space, data, table, progress)
+            write_ranking(folder / RANKING, judged, table)
+            choices = [choice for choice, _ in judged[: config.finalists]]
+    seconds = {"shortlist": round(perf_counter() - start, 2)}
+    metric: dict[str, float] = {}
+    choice = choices[0]
+    if config.strategy != "random":
+        network, metric["inherited_val_accuracy"] = judge(space, choice, data)
+        save_tensors(folder / "network.pt", network.state_dict())
+    if len(choices) > 1:
+        finals = [train_finalist(config, data, one, folder / "race" / str(i), progress) for i, one in enumerate(choices, 1)]
+        best = max(range(len(choices)), key=lambda i: finals[i]["val_accuracy"])
+        choice, metric = choices[best], {"val_accuracy": finals[best]["val_accuracy"]}
+        shutil.copyfile(folder / "race" / str(best + 1) / "network.pt", folder / "network.pt")
+    seconds["all"] = round(perf_counter() - start, 2)
     costs = table.of_architecture(choice)
-    metric = {"inherited_val_accuracy": accuracy, **costs}
-    describe(config, data, choice, metric=metric, probabilities=probabilities).save(folder / "architecture.json")
-    save_tensors(folder / "network.pt", network.state_dict())
+    metric |= costs
+    describe(config, data, choice, budget=config.limits, metric=metric, probabilities=probabilities).save(
+        folder / "architecture.json"
+    )
     result = {
         **provenance(), "trial": None, "sequence": 0, "parameters": {},
-        "search": asdict(config), "architecture": "architecture.json", "metric": accuracy, "costs": costs,
-        "seconds": round(perf_counter() - start, 2),
+        "search": asdict(config), "architecture": "architecture.json",
+        "metric": metric.get("val_accuracy", metric.get("inherited_val_accuracy")), "costs": costs,
+        "finalists": choices, "seconds": seconds["all"], "seconds_to_shortlist": seconds["shortlist"],
     }  # fmt: skip
     write_json(folder / "result.json", result)
     return result
 
 
-def sampled(config: SearchConfig, space: HybridSpace) -> list[dict[str, str]]:
-    """Random architectures, the same for the same seed."""
-    slots = [module for module in space.modules() if isinstance(module, SampledSlot)]
-    seed_all(config.recipe.seed)
-    return [{slot.label: slot.resample({})[slot.label] for slot in slots} for _ in range(config.samples)]
+def costs_of(config: SearchConfig, space: HybridSpace, data: ImageData) -> CostTable:
+    """The costs of the space, with latencies of this machine where the settings ask for them."""
+    size = (data.in_chans, data.image_size, data.image_size)
+    table = CostTable.of(space.backbone, space.slots, size)
+    if "latency" not in config.limits and config.cost != "latency":
+        return table
+    backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": data.num_classes})
+    open_blocks(backbone)
+    return timed(table, backbone, space.slots, size)
 
 
-def best_of(choices: Sequence[dict[str, str]], space: HybridSpace, data: ImageData, progress: bool) -> dict[str, str]:
-    """The best of several architectures, by the accuracy that they inherit."""
-    if len(choices) == 1:
-        return choices[0]
-    shown = track(choices, "samples", console=Console(stderr=True), disable=not progress, transient=True)
-    return max(shown, key=lambda choice: judge(space, choice, data)[1])
+def cheapest(table: CostTable, limits: Mapping[str, float]) -> dict[str, str]:
+    """An architecture within the budget, however bad.
+
+    Raises:
+        UserError: where there is none; the message names the cheapest.
+    """
+    return derive({slot: dict.fromkeys(row, 0.0) for slot, row in table.costs.items()}, table, limits)
+
+
+def within(table: CostTable, limits: Mapping[str, float], choice: Mapping[str, str]) -> bool:
+    """Whether an architecture meets every limit."""
+    return all(table.total(choice, name) <= limit for name, limit in limits.items())
+
+
+def probabilities_of(space: HybridSpace) -> dict[str, dict[str, float]]:
+    """Slot → operator → probability, of a differentiable search."""
+    slots = [module for module in space.modules() if isinstance(module, MixedSlot)]
+    return {slot.label: dict(zip(slot.candidates.names, slot.probabilities().tolist(), strict=True)) for slot in slots}
+
+
+def log_probabilities(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """What adds up to the likelihood of an architecture."""
+    return {slot: {name: math.log(max(p, 1e-30)) for name, p in row.items()} for slot, row in probabilities.items()}
+
+
+def evolution(config: SearchConfig, space: HybridSpace, table: CostTable) -> RegularizedEvolution:
+    """Proposes architectures within the budget, each once."""
+    candidates = {slot.name: slot.candidates for slot in space.slots}
+    feasible = partial(within, table, config.limits)
+    return RegularizedEvolution(candidates, feasible, seed=config.recipe.seed)
+
+
+def uniform(config: SearchConfig, space: HybridSpace, table: CostTable) -> list[dict[str, str]]:
+    """Different random architectures within the budget, as many as there are finalists; fewer where there are no more."""
+    candidates = {slot.name: slot.candidates for slot in space.slots}
+    generator = random.Random(config.recipe.seed)
+    drawn: dict[tuple[str, ...], dict[str, str]] = {}
+    for _ in range(DRAWS):
+        choice = {name: generator.choice(names) for name, names in candidates.items()}
+        if within(table, config.limits, choice):
+            drawn.setdefault(tuple(choice.values()), choice)
+        if len(drawn) == config.finalists:
+            break
+    if not drawn:
+        raise UserError(f"budget leaves less than one in {DRAWS} architectures: random draws do not find them; widen it")
+    return list(drawn.values())
+
+
+Judged = list[tuple[dict[str, str], float]]
+
+
+def rank(config: SearchConfig, space: HybridSpace, data: ImageData, table: CostTable, progress: bool = False) -> Judged:
+    """Architectures within the budget and the accuracy that they inherit, best first: all, or those that evolution asks for."""
+    ranker = Ranker.of(space.backbone, space.slots, data)
+    candidates = {slot.name: slot.candidates for slot in space.slots}
+    size = math.prod(map(len, candidates.values()))
+    console = Console(stderr=True)
+    judged: Judged = []
+    if size <= config.samples:
+        choices = (dict(zip(candidates, one, strict=True)) for one in itertools.product(*candidates.values()))
+        feasible = ranker.in_tree_order(choice for choice in choices if within(table, config.limits, choice))
+        for choice in track(feasible, "ranking", console=console, disable=not progress, transient=True):
+            judged.append((choice, ranker.accuracy(choice)))
+    else:
+        proposals = evolution(config, space, table)
+        for _ in track(range(config.samples), "evolving", console=console, disable=not progress, transient=True):
+            choice = proposals.ask()
+            accuracy = ranker.accuracy(choice)
+            proposals.tell(choice, accuracy)
+            judged.append((choice, accuracy))
+    unique = {tuple(choice.values()): (choice, accuracy) for choice, accuracy in judged}
+    return sorted(unique.values(), key=lambda pair: -pair[1])
+
+
+def write_ranking(path: Path, judged: Judged, table: CostTable) -> Path:
+    """What was judged, best first."""
+    rows = [{"slots": choice, "accuracy": accuracy, "costs": table.of_architecture(choice)} for choice, accuracy in judged]
+    return write_json(path, {**provenance(), "ranking": rows})
+
+
+def train_finalist(
+    config: SearchConfig, data: ImageData, choice: Mapping[str, str], folder: Path, progress: bool
+) -> dict[str, Any]:
+    """What `retrain` gives of a finalist, which is trained but once."""
+    if (folder / "result.json").exists():
+        return read_json(folder / "result.json", "finalist")
+    begun = (folder / "checkpoints" / "last.ckpt").exists()
+    return retrain(describe(config, data, choice), config.data, config.race, folder, progress=progress, resume=begun)

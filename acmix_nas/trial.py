@@ -120,7 +120,7 @@ def evaluate(
 
     The supernet is trained by uniform sampling of single paths; the options say how.
     """
-    config = dataclasses.replace(searchconfig, strategy="random", data=dataconfig, recipe=recipe)
+    config = dataclasses.replace(searchconfig, strategy="single_path", data=dataconfig, recipe=recipe)
     if check is not None:
         check_slots(config, read_json(check, "search space"))
         return

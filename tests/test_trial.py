@@ -28,7 +28,7 @@ OPTIONS = [
     "--image-size", "16", "--batch-size", "128", "--epochs", "2",
 ]  # fmt: skip
 CONFIG = SearchConfig(
-    "resnet14t", {"channels": [8, 8, 16, 16]}, slots=("layer*",), strategy="random",
+    "resnet14t", {"channels": [8, 8, 16, 16]}, slots=("layer*",), strategy="single_path",
     data=DataConfig(image_size=16, batch_size=128), recipe=Recipe(epochs=2),
 )  # fmt: skip
 SPACE = {slot: {"_type": "choice", "_value": ["conv", "local", "acmix_local"]} for slot in SLOTS}
@@ -110,7 +110,7 @@ def test_architectures_share_one_supernet(tmp_path: Path) -> None:
 
 def test_a_supernet_of_other_options_is_refused(tmp_path: Path) -> None:
     shared_supernet(CONFIG, tmp_path)
-    other = SearchConfig("resnet14t", {"channels": [8, 8, 16, 16]}, slots=("layer*",), strategy="random", data=CONFIG.data)
+    other = SearchConfig("resnet14t", {"channels": [8, 8, 16, 16]}, slots=("layer*",), strategy="single_path", data=CONFIG.data)
     with pytest.raises(UserError, match="was trained with other options"):
         shared_supernet(other, tmp_path)
 

@@ -17,7 +17,7 @@ from acmix_nas.backbone import make_backbone
 from acmix_nas.blocks import open_blocks
 from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
-from acmix_nas.cost import MEASURES, CostTable
+from acmix_nas.cost import CostTable
 from acmix_nas.cued import CLASSES, SIDE
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
@@ -33,19 +33,21 @@ Choice = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Space:
-    """A search's settings, read as a space: its recipe is that of one training, stand-alone.
+    """A search's settings, read as a space: the recipe of its race is that of one training alone.
 
     Attributes:
         name: what the command line calls it.
-        config: backbone, slots, candidates, images and recipe; what belongs to a strategy is not read.
-        budget: cost → the largest allowed, fixed before anything was trained.
+        config: how it is searched.
         num_classes: of the images.
+        budget: cost → the largest allowed, fixed before anything was trained.
+        epochs: strategy → epochs of its supernet, where they are not those of the settings.
     """
 
     name: str
     config: SearchConfig
     num_classes: int
     budget: Mapping[str, float] = field(default_factory=dict)
+    epochs: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def slots(self) -> list[Slot]:
@@ -66,7 +68,8 @@ class Space:
     @property
     def settings(self) -> dict[str, Any]:
         """What the trainings depend on, as JSON holds it."""
-        content = json.loads(json.dumps(asdict(self.config)))
+        config = replace(self.config, recipe=self.config.race)
+        content = json.loads(json.dumps(asdict(config)))
         return {name: content[name] for name in SETTINGS}
 
     @property
@@ -111,7 +114,7 @@ class Space:
         """
         drawn = self.choices(None if self.size <= MANY else MANY)
         found = {}
-        for name in MEASURES:
+        for name in self.costs.measures:
             rows = self.costs.values(name).values()
             rest = self.costs.total({}, name)
             middle = median(self.costs.total(self.by_slot(choice), name) for choice in drawn)
@@ -132,12 +135,20 @@ class Space:
             data=data,
         )
 
-    def seeded(self, seed: int) -> SearchConfig:
-        """The settings under a seed, which draws the weights and, where they are drawn at all, the images."""
+    def images(self, seed: int) -> DataConfig:
+        """The images under a seed, which draws them where they are drawn at all."""
         data = self.config.data
-        if data.name == "cued-digits":
-            data = replace(data, data_seed=seed)
-        return replace(self.config, data=data, recipe=replace(self.config.recipe, seed=seed))
+        return replace(data, data_seed=seed) if data.name == "cued-digits" else data
+
+    def alone(self, seed: int) -> Recipe:
+        """How one architecture is trained."""
+        return replace(self.config.race, seed=seed)
+
+    def search(self, strategy: str, seed: int) -> SearchConfig:
+        """How the space is searched by a strategy."""
+        epochs = self.epochs.get(strategy, self.config.recipe.epochs)
+        recipe = replace(self.config.recipe, epochs=epochs, seed=seed)
+        return replace(self.config, strategy=strategy, data=self.images(seed), recipe=recipe)
 
 
 CUED = Space(
@@ -148,10 +159,13 @@ CUED = Space(
         slots=("blocks.*.slot",),
         heads={"blocks.0.slot": 2, "*": 4},  # of 8 channels
         data=DataConfig(name="cued-digits", image_size=SIDE),
-        recipe=Recipe(epochs=12, lr=4e-3, weight_decay=1e-2, min_lr=0.0, label_smoothing=0.0, clip_grad=5.0),
+        strategy="single_path",
+        arc_learning_rate=1e-2,
+        recipe=Recipe(epochs=60, lr=4e-3, weight_decay=1e-2, min_lr=0.0, label_smoothing=0.0, clip_grad=5.0),
     ),
     CLASSES,
     {"macs": 1.2e6},
+    {"darts": 6, "proxyless": 6, "gumbel": 24},
 )
 """Four slots, three candidates, 81 architectures, on `cued-digits`."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import resources
 from itertools import combinations
@@ -102,6 +102,16 @@ class Table:
         if not self.runs:
             raise UserError("runs must hold at least one training; train first")
 
+    def of(self, space: Space) -> Table:
+        """The same runs, read as those of a space that also says how it is searched.
+
+        Raises:
+            UserError: where they are of another one.
+        """
+        if self.space.settings != space.settings:
+            raise UserError(f"table is of {self.space.name!r}, or of other settings than {space.name!r}; tabulate that")
+        return replace(self, space=space)
+
     @cached_property
     def by_choice(self) -> dict[Choice, list[Run]]:
         """Architecture → its runs, by seed."""
@@ -115,6 +125,10 @@ class Table:
         """The architectures that were trained, in the order of the space."""
         order = {choice: i for i, choice in enumerate(self.space.choices())} if self.space.size < 10**6 else {}
         return sorted(self.by_choice, key=lambda choice: order.get(choice, 0))
+
+    def seconds(self, choice: Sequence[str]) -> float:
+        """What one training takes: the least over seeds, since whatever else the machine does only adds to it."""
+        return min(run.seconds for run in self.by_choice[tuple(choice)])
 
     @property
     def seeds(self) -> list[int]:
@@ -237,7 +251,8 @@ class Table:
             said = content["space"]
             settings = said["settings"]
             data, recipe = DataConfig(**settings.pop("data")), Recipe(**settings.pop("recipe"))
-            space = Space(said["name"], SearchConfig(**settings, data=data, recipe=recipe), said["num_classes"], said["budget"])
+            config = SearchConfig(**settings, data=data, recipe=recipe, race_epochs=recipe.epochs, arc_warmup=0)
+            space = Space(said["name"], config, said["num_classes"], said["budget"])
             runs = tuple(Run.of_json(run) for run in content["runs"])
         except (KeyError, TypeError) as error:
             raise UserError(f"table {str(path)!r} was written by another version ({error}); tabulate again") from None
@@ -270,4 +285,4 @@ def shipped(name: str = "cued") -> Table:
     if name not in NAMED:
         raise one_of("table", name, NAMED)
     with resources.as_file(resources.files("acmix_nas.benchmark") / f"{name}.json") as path:
-        return Table.load(path)
+        return Table.load(path).of(NAMED[name])

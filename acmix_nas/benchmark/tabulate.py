@@ -47,17 +47,16 @@ def _images(config: DataConfig, seed: int) -> ImageData:
 
 
 def train_alone(space: Space, choice: Choice, seed: int) -> Run:
-    """Train one architecture by the space's recipe; it equals `retrain` under the seed, and keeps only its curves."""
-    config = space.seeded(seed)
-    data = _images(config.data, seed)
+    """Train one architecture by the space's recipe, as `retrain` does under the seed, and keep only its curves."""
+    recipe, data = space.alone(seed), _images(space.images(seed), seed)
     architecture = space.architecture(choice)
     start = perf_counter()
     seed_all(seed)  # after whatever may draw numbers on the way
-    module = Retraining(build(architecture), config.recipe, data.num_classes)
+    module = Retraining(build(architecture), recipe, data.num_classes)
     curve = Curve(data)
     options = {
-        "accelerator": "auto", "devices": 1, "max_epochs": config.recipe.epochs, "precision": config.recipe.precision,
-        "gradient_clip_val": config.recipe.clip_grad, "callbacks": [EpochSeed(seed), curve], "logger": False,
+        "accelerator": "auto", "devices": 1, "max_epochs": recipe.epochs, "precision": recipe.precision,
+        "gradient_clip_val": recipe.clip_grad, "callbacks": [EpochSeed(seed), curve], "logger": False,
         "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,
         "num_sanity_val_steps": 0, "limit_val_batches": 0,
     }  # fmt: skip

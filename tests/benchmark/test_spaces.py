@@ -52,8 +52,15 @@ def test_a_sample_that_is_no_part_of_the_space_is_refused(sample: int) -> None:
 
 
 def test_a_seed_draws_weights_and_images() -> None:
-    config = CUED.seeded(3)
+    config = CUED.search("darts", 3)
     assert (config.recipe.seed, config.data.data_seed) == (3, 3)
+    assert (CUED.alone(3).seed, CUED.images(3).data_seed) == (3, 3)
+
+
+def test_a_strategy_has_epochs_of_its_own_and_a_training_alone_those_of_the_race() -> None:
+    assert CUED.search("darts", 0).recipe.epochs == CUED.epochs["darts"]
+    assert CUED.search("single_path", 0).recipe.epochs == CUED.config.recipe.epochs
+    assert CUED.alone(0).epochs == CUED.settings["recipe"]["epochs"] == 12
 
 
 def test_choices_and_slots_are_each_others_inverse() -> None:

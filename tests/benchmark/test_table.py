@@ -102,6 +102,12 @@ def test_a_question_it_cannot_answer_is_refused(call: object, said: str) -> None
         call(made_up())  # type: ignore[operator]
 
 
+def test_a_table_is_read_only_as_that_of_its_own_space() -> None:
+    assert made_up().of(replace(CUED, epochs={})).space.epochs == {}
+    with pytest.raises(UserError, match="of other settings"):
+        made_up().of(replace(CUED, config=replace(CUED.config, race_epochs=1)))
+
+
 def test_another_file_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(UserError, match="tabulate again"):

@@ -19,7 +19,7 @@ SMALL = Space(
     "small",
     replace(
         CUED.config, candidates=("conv", "global"), slots=("blocks.3.slot",),
-        data=replace(CUED.config.data, name="digits", image_size=16), recipe=Recipe(epochs=2),
+        data=replace(CUED.config.data, name="digits", image_size=16), recipe=Recipe(epochs=2), race_epochs=2,
     ),
     10,
 )  # fmt: skip
@@ -35,8 +35,7 @@ def test_a_training_repeats_itself_and_the_seed_changes_it() -> None:
 
 def test_it_is_the_training_that_retrain_runs(tmp_path: Path) -> None:
     alone = train_alone(SMALL, ("global",), 1)
-    config = SMALL.seeded(1)
-    retrained = retrain(SMALL.architecture(("global",)), config.data, config.recipe, tmp_path, progress=False)
+    retrained = retrain(SMALL.architecture(("global",)), SMALL.images(1), SMALL.alone(1), tmp_path, progress=False)
     assert retrained["val_accuracy"] == pytest.approx(alone.validation[-1], abs=1e-5)
     assert retrained["test_accuracy"] == pytest.approx(alone.test[-1], abs=1e-5)
 
@@ -77,7 +76,7 @@ def test_a_sample_trains_only_what_was_drawn(tmp_path: Path) -> None:
 
 def test_another_space_is_not_written_into_the_same_folder(tmp_path: Path) -> None:
     tabulate(SMALL, tmp_path / "table.json", seeds=1, sample=1, workers=1, progress=False)
-    other = replace(SMALL, config=replace(SMALL.config, recipe=Recipe(epochs=3)))
+    other = replace(SMALL, config=replace(SMALL.config, race_epochs=3))
     with pytest.raises(UserError, match="another space"):
         tabulate(other, tmp_path / "table.json", seeds=1, sample=1, workers=1, progress=False)
 

@@ -103,7 +103,7 @@ def test_takes_the_arguments_of_nnis() -> None:
         ({"penalty": -0.1}, "penalty must be a number of 0 or more; got -0.1"),
         ({"penalty": float("nan")}, "penalty must be .* got nan"),
         ({"penalty": {"profiler": None}}, "penalty must be a number"),
-        ({"cost": "joules"}, "cost must be one of macs, parameters; got 'joules'"),
+        ({"cost": "joules"}, "cost must be one of macs, parameters, latency; got 'joules'"),
     ],
 )
 def test_mistakes_are_named(arguments: dict[str, Any], message: str) -> None:

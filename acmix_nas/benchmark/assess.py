@@ -1,0 +1,356 @@
+"""What a strategy is worth on a space: its searches, under several seeds, against trainings alone."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from rich.table import Table as Screen
+
+from acmix_nas.benchmark.spaces import Choice
+from acmix_nas.benchmark.table import Interval, Table, bootstrap, fits, kendall
+from acmix_nas.config import STRATEGIES
+from acmix_nas.data import ImageData
+from acmix_nas.errors import UserError, one_of
+from acmix_nas.files import provenance, read_json, write_json, write_text
+from acmix_nas.terminal import console
+
+__all__ = ["Outcome", "Row", "assess", "outcome_of", "rows"]
+
+SEEDS_APART = 100
+"""Searches draw other images than the trainings of the table did."""
+DRAWS = 2000
+FINALISTS = 5
+NO_BUDGET = "none"
+SEARCHED = tuple(name for name in STRATEGIES if name != "random")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One search.
+
+    Attributes:
+        strategy: its name.
+        seed: of its images, weights and samples.
+        scores: by which it would choose, of every architecture of the table, in the table's order.
+        inherited: accuracy of every architecture with the supernet's weights and batch norms of its own, likewise.
+        gap: of the architecture it likes best, step by step: "mixture" (where there is one), "inherited" (discrete),
+            "recalibrated" (with batch norms of its own); validation accuracy.
+        seconds: of training the supernet and scoring.
+    """
+
+    strategy: str
+    seed: int
+    scores: tuple[float, ...]
+    inherited: tuple[float, ...]
+    gap: Mapping[str, float]
+    seconds: float
+
+
+def outcome_of(table: Table, strategy: str, seed: int) -> Outcome:
+    """Search once. Needs NNI."""
+    from acmix_nas.ranking import Ranker
+    from acmix_nas.search import log_probabilities, make_space, probabilities_of, train_supernet
+    from acmix_nas.train import evaluate
+
+    config = table.space.search(strategy, SEEDS_APART + seed)
+    data = ImageData(config.data, config.recipe.seed)
+    by_slot = [table.space.by_slot(choice) for choice in table.choices]
+    start = perf_counter()
+    space = make_space(config, data.num_classes)
+    with TemporaryDirectory() as folder:
+        train_supernet(config, data, space, Path(folder), progress=False)
+    trained = perf_counter() - start
+    gap: dict[str, float] = {}
+    if config.differentiable:
+        logs = log_probabilities(probabilities_of(space))
+        scores = [sum(logs[slot][name] for slot, name in choice.items()) for choice in by_slot]
+        if strategy == "darts":
+            gap["mixture"] = evaluate(space, data, "validation")["accuracy"]
+    start = perf_counter()
+    ranker = Ranker.of(space.backbone, space.slots, data)
+    found = {tuple(choice.values()): ranker.accuracy(choice) for choice in ranker.in_tree_order(by_slot)}
+    inherited = [found[tuple(choice.values())] for choice in by_slot]
+    judging = perf_counter() - start
+    if not config.differentiable:
+        scores = inherited
+    best = by_slot[int(np.argmax(scores))]
+    gap["inherited"] = Ranker.of(space.backbone, space.slots, data, recalibrated=False).accuracy(best)
+    gap["recalibrated"] = inherited[int(np.argmax(scores))]
+    seconds = trained if config.differentiable else trained + judging
+    return Outcome(strategy, seed, tuple(scores), tuple(inherited), gap, round(seconds, 1))
+
+
+def check_strategies(names: Sequence[str]) -> None:
+    """Whether these can be assessed.
+
+    Raises:
+        UserError: naming the one that cannot; random search needs no name, since every table has it.
+    """
+    for name in names:
+        if name not in SEARCHED:
+            raise one_of("strategy", name, SEARCHED)
+
+
+def assess(
+    table: Table, strategies: Sequence[str], seeds: int, path: Path, workers: int = 2,
+    search: Callable[[Table, str, int], Outcome] = outcome_of,
+) -> list[Outcome]:  # fmt: skip
+    """Search with every strategy under every seed; the file is written anew after each, and the same call goes on.
+
+    Args:
+        table: what architectures are worth when they are trained alone.
+        strategies: names of `SearchConfig`, but for "random", which is computed from the table.
+        seeds: 0 to seeds − 1.
+        path: the JSON file.
+        workers: processes, of one thread each, as the table's trainings had.
+
+    Raises:
+        UserError: where the file is of another space.
+    """
+    for name, value in (("seeds", seeds), ("workers", workers)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1; got {name}={value}")
+    of = {"space": table.space.name, "settings": table.space.settings, "epochs": dict(table.space.epochs)}
+    outcomes: list[Outcome] = []
+    if path.exists():
+        content = read_json(path, "assessment")
+        if {key: content.get(key) for key in of} != of:
+            raise UserError(f"assessment {str(path)!r} is of another space, or of other settings; take another file")
+        outcomes = [
+            Outcome(**{**one, "scores": tuple(one["scores"]), "inherited": tuple(one["inherited"])})
+            for one in content["outcomes"]
+        ]
+    known = {(outcome.strategy, outcome.seed) for outcome in outcomes}
+    missing = [(name, seed) for seed in range(seeds) for name in strategies if (name, seed) not in known]
+    for outcome in _searched(table, missing, workers, search):
+        outcomes.append(outcome)
+        write_json(path, {**provenance(), **of, "outcomes": [asdict(one) for one in outcomes]})
+        console.print(f"{outcome.strategy}, seed {outcome.seed}: {outcome.seconds:.0f} s")
+    return [outcome for outcome in outcomes if outcome.strategy in strategies and outcome.seed < seeds]
+
+
+def _searched(table: Table, missing: Sequence[tuple[str, int]], workers: int, search: Any) -> Any:
+    if workers == 1 or len(missing) < 2:
+        yield from (search(table, *one) for one in missing)
+        return
+    with multiprocessing.get_context("spawn").Pool(workers, _one_thread) as pool:
+        yield from pool.imap_unordered(_call, [(search, table, *one) for one in missing])
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _call(arguments: tuple[Any, ...]) -> Outcome:
+    search, *rest = arguments
+    outcome: Outcome = search(*rest)
+    return outcome
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a strategy is worth under a budget; intervals are bootstraps over seeds.
+
+    Attributes:
+        method: the strategy, with or without a race among its best.
+        budget: of the architectures.
+        regret: test accuracy lost against the best within the budget, means over the table's seeds.
+        random: the same of random search in the same time.
+        trainings: time of the search, in trainings of the dearest architecture.
+        agreement: share of slots on which two seeds agree, mean over pairs.
+        found: how often each architecture was found.
+    """
+
+    method: str
+    budget: str
+    regret: Interval
+    random: Interval
+    trainings: float
+    agreement: float
+    found: Mapping[str, int]
+
+
+def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) -> list[Row]:
+    """Every strategy, alone and with a race, without a budget and under the space's own.
+
+    The race is read from the table: the validation accuracy of one of its seeds decides, and its seconds are counted.
+    """
+    made = []
+    budgets: list[Mapping[str, float]] = [{}, table.space.budget] if table.space.budget else [{}]
+    for budget, raced in itertools.product(budgets, (False, True)):
+        for strategy in dict.fromkeys(outcome.strategy for outcome in outcomes):
+            found, seconds = [], []
+            for outcome in (one for one in outcomes if one.strategy == strategy):
+                shortlist = best_of(table, outcome.scores, budget, finalists if raced else 1)
+                decided = race(table, shortlist, outcome.seed)
+                found.append(decided)
+                seconds.append(outcome.seconds + (sum(map(table.seconds, shortlist)) if raced else 0.0))
+            made.append(
+                Row(
+                    f"{strategy} + race of {finalists}" if raced else strategy,
+                    named(budget),
+                    bootstrap(lambda values: float(np.mean(values)), [table.regret(choice, budget) for choice in found]),
+                    random_regret(table, budget, float(np.mean(seconds)), len(found)),
+                    float(np.mean(seconds)) / dearest(table),
+                    agreement(found),
+                    counted(found),
+                )
+            )
+    return made
+
+
+def best_of(table: Table, scores: Sequence[float], budget: Mapping[str, float], count: int) -> list[Choice]:
+    """The architectures within the budget that score highest."""
+    met = [(score, choice) for score, choice in zip(scores, table.choices, strict=True) if fits(table.cost(choice), budget)]
+    return [choice for _, choice in sorted(met, key=lambda pair: -pair[0])[:count]]
+
+
+def race(table: Table, choices: Sequence[Choice], seed: int) -> Choice:
+    """The best of several by the validation accuracy of one training each."""
+    trained = table.seeds[seed % len(table.seeds)]
+    return max(choices, key=lambda choice: table.accuracy(choice, "validation", trained)) if len(choices) > 1 else choices[0]
+
+
+def random_regret(table: Table, budget: Mapping[str, float], seconds: float, seeds: int) -> Interval:
+    """Mean regret of random search: architectures within the budget, without repetition, trained until the time is up.
+
+    At least one is trained. The interval holds the means of as many searches as there are seeds.
+    """
+    generator = random.Random(0)
+    met = table.within(budget)
+    cost = {choice: table.seconds(choice) for choice in met}
+    regret = {choice: table.regret(choice, budget) for choice in met}
+    validation = {seed: table.accuracies("validation", seed) for seed in table.seeds}
+    drawn = []
+    for _ in range(DRAWS):
+        left, trained = seconds, list[Choice]()
+        for choice in generator.sample(met, len(met)):
+            left -= cost[choice]
+            if left < 0 and trained:
+                break
+            trained.append(choice)
+        seed = generator.choice(table.seeds)
+        drawn.append(regret[max(trained, key=validation[seed].__getitem__)])
+    means = [float(np.mean(generator.choices(drawn, k=seeds))) for _ in range(DRAWS)]
+    low, high = np.percentile(means, (2.5, 97.5)).tolist()
+    return Interval(float(np.mean(drawn)), low, high)
+
+
+def dearest(table: Table) -> float:
+    """Seconds of the longest training."""
+    return max(map(table.seconds, table.choices))
+
+
+def agreement(found: Sequence[Choice]) -> float:
+    """Share of slots on which two seeds agree, mean over pairs; NaN of one seed."""
+    pairs = list(itertools.combinations(found, 2))
+    return float(np.mean([np.mean([a == b for a, b in zip(*pair, strict=True)]) for pair in pairs])) if pairs else float("nan")
+
+
+def counted(found: Sequence[Choice]) -> dict[str, int]:
+    """How often each was found, most often first."""
+    names = [" ".join(choice) for choice in found]
+    return {name: names.count(name) for name in sorted(set(names), key=lambda name: -names.count(name))}
+
+
+def named(budget: Mapping[str, float]) -> str:
+    """A budget, in words."""
+    return ", ".join(f"{name} ≤ {limit:,.0f}" for name, limit in budget.items()) or NO_BUDGET
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How well a strategy orders the space: Kendall's τ with the table's mean test accuracy, intervals over seeds.
+
+    Attributes:
+        scores: of what the strategy chooses by.
+        inherited: of the accuracies with the supernet's weights and batch norms of their own.
+        top: of the scores, within the table's best third.
+        gap: mean accuracies, step by step, "alone" last: the table's validation accuracy of the same architectures.
+    """
+
+    strategy: str
+    scores: Interval
+    inherited: Interval
+    top: Interval
+    gap: Mapping[str, float]
+
+
+def ranks(table: Table, outcomes: Sequence[Outcome]) -> list[Ranks]:
+    """Every strategy's."""
+    truth = [table.accuracy(choice) for choice in table.choices]
+    top = [table.choices.index(choice) for choice in table.top()]
+    best = [truth[i] for i in top]
+
+    def mean(values: Any) -> float:
+        return float(np.mean(values))
+
+    made = []
+    for strategy in dict.fromkeys(outcome.strategy for outcome in outcomes):
+        mine = [outcome for outcome in outcomes if outcome.strategy == strategy]
+        steps = {step: mean([outcome.gap[step] for outcome in mine]) for step in mine[0].gap}
+        liked = [table.choices[int(np.argmax(outcome.scores))] for outcome in mine]
+        steps["alone"] = mean([table.accuracy(choice, "validation") for choice in liked])
+        made.append(
+            Ranks(
+                strategy,
+                bootstrap(mean, [kendall(outcome.scores, truth) for outcome in mine]),
+                bootstrap(mean, [kendall(outcome.inherited, truth) for outcome in mine]),
+                bootstrap(mean, [kendall([outcome.scores[i] for i in top], best) for outcome in mine]),
+                steps,
+            )
+        )
+    return made
+
+
+def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen]:
+    """Write the assessment as Markdown, and give it as tables for the terminal; random search stands in every row."""
+    seeds = len({outcome.seed for outcome in outcomes})
+    first = ["search", "budget", "regret", "random search, same time", "trainings", "agreement", "found (times)"]
+    second = ["search", "τ of scores", "τ of inherited accuracy", "τ in the best third", "step by step (validation)"]
+    found = [
+        [row.method, row.budget, points(row.regret), points(row.random), f"{row.trainings:.1f}", f"{row.agreement:.0%}",
+         ", ".join(f"{name} ({times})" for name, times in list(row.found.items())[:3])]
+        for row in rows(table, outcomes)
+    ]  # fmt: skip
+    ranked = [
+        [one.strategy, str(one.scores), str(one.inherited), str(one.top),
+         " → ".join(f"{step} {value:.1%}" for step, value in one.gap.items())]
+        for one in ranks(table, outcomes)
+    ]  # fmt: skip
+    said = (
+        f"{seeds} seeds; {len(table.choices)} architectures, {len(table.seeds)} trainings each; a training alone strays by "
+        f"{100 * table.noise():.2f} points; noise ceiling of τ {table.ceiling()}, "
+        f"in the best third {table.ceiling(among=table.top())}; the dearest training takes {dearest(table):.0f} s. "
+        "Regret is in points of test accuracy."
+    )
+    parts = [f"<!-- {provenance()['made_by']}, {provenance()['date']} -->", said]
+    parts += [_markdown(first, found), _markdown(second, ranked)]
+    write_text(path, "\n\n".join(parts) + "\n")
+    screens = []
+    for head, body in ((first, found), (second, ranked)):
+        screen = Screen(*head)
+        for row in body:
+            screen.add_row(*row)
+        screens.append(screen)
+    screens[0].title = said
+    return screens
+
+
+def points(interval: Interval) -> str:
+    """In hundredths."""
+    return f"{100 * interval.value:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+
+
+def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))

@@ -1,0 +1,178 @@
+"""Latency as a cost: every operator at every slot's shape, in its fused form, on the machine at hand."""
+
+from __future__ import annotations
+
+import copy
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from acmix_nas.cost import CostTable, survey
+from acmix_nas.errors import UserError
+from acmix_nas.files import read_json, write_json
+from acmix_nas.fusion import fuse
+from acmix_nas.profile import device_name, device_of, milliseconds
+from acmix_nas.slot import Slot, make_operator, put
+
+__all__ = ["Agreement", "check", "timed"]
+
+REPEATS = 15
+WHOLE = 6
+"""Networks that are measured whole, for the latency of what is no slot."""
+
+
+def cache_file() -> Path:
+    """Where measured latencies are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "acmix-nas" / "latency.json"
+
+
+def timed(
+    table: CostTable,
+    network: nn.Module,
+    slots: Sequence[Slot],
+    input_size: Sequence[int],
+    batch: int = 1,
+    device: str | None = None,
+    repeats: int = REPEATS,
+) -> CostTable:
+    """A table of the same costs and of latencies, in milliseconds a batch.
+
+    Operators are measured alone, in turns, and kept in `cache_file` by device, threads, versions, batch and shape; equal
+    slots on equal maps are measured once. What is no slot gets what is left of a few whole networks on average, measured
+    each time.
+
+    Args:
+        table: of the network.
+        network: the backbone, whatever stands at its slots.
+        input_size: (channels, height, width) of one image.
+        batch: images in a forward.
+        device: "cpu" or "cuda"; CUDA where there is one by default.
+        repeats: forwards of each, of which the median counts.
+    """
+    place = device_of(device)
+    sizes = survey(network, slots, input_size).sizes
+    where = {(slot.name, name): _key(place, batch, slot, name, sizes[slot.name]) for slot in slots for name in slot.candidates}
+    known = _cached()
+    unknown: dict[str, tuple[nn.Module, Tensor]] = {}
+    for slot in slots:
+        x = torch.randn(batch, slot.in_channels, *sizes[slot.name], device=place)
+        for name in slot.candidates:
+            key = where[slot.name, name]
+            if key not in known and key not in unknown:
+                unknown[key] = (fuse(make_operator(slot, name, device=place), x).network, x)
+    measured = _interleaved(unknown, repeats)
+    if measured:
+        write_json(cache_file(), {"milliseconds": {**_cached(), **measured}})
+    known |= measured
+    costs = {
+        slot.name: {
+            name: table.costs[slot.name][name]._replace(latency=known[where[slot.name, name]]) for name in slot.candidates
+        }
+        for slot in slots
+    }
+    entries = replace(table, costs=costs, rest_latency=0.0)
+    choices = _drawn(slots, WHOLE, seed=0)
+    whole = _whole(network, slots, choices, input_size, batch, place, repeats)
+    return replace(entries, rest_latency=median(ms - entries.total(c, "latency") for c, ms in zip(choices, whole, strict=True)))
+
+
+class Agreement(NamedTuple):
+    """How well a table's sums foretell the latencies of whole fused networks.
+
+    Attributes:
+        spearman: rank correlation.
+        error: median of the relative errors' absolute values.
+        worst: the largest of them.
+        measured: milliseconds of each whole network.
+        summed: milliseconds by the table.
+    """
+
+    spearman: float
+    error: float
+    worst: float
+    measured: tuple[float, ...]
+    summed: tuple[float, ...]
+
+
+def check(
+    table: CostTable,
+    network: nn.Module,
+    slots: Sequence[Slot],
+    input_size: Sequence[int],
+    number: int = 30,
+    batch: int = 1,
+    device: str | None = None,
+    repeats: int = REPEATS,
+) -> Agreement:
+    """Measure random architectures whole, in turns, and compare. Arguments as of `timed`.
+
+    Raises:
+        UserError: where the table has no latencies, or there are fewer than three architectures to compare.
+    """
+    table.check("latency")
+    if number < 3:
+        raise UserError(f"number must be at least 3, for a rank correlation; got {number}")
+    choices = _drawn(slots, number, seed=1)
+    measured = _whole(network, slots, choices, input_size, batch, device_of(device), repeats)
+    summed = [table.total(choice, "latency") for choice in choices]
+    errors = [abs(a - b) / b for a, b in zip(summed, measured, strict=True)]
+    spearman = float(spearmanr(measured, summed).statistic)
+    return Agreement(spearman, float(np.median(errors)), max(errors), tuple(measured), tuple(summed))
+
+
+def _drawn(slots: Sequence[Slot], number: int, seed: int) -> list[dict[str, str]]:
+    generator = random.Random(seed)
+    return [{slot.name: generator.choice(slot.candidates) for slot in slots} for _ in range(number)]
+
+
+def _whole(
+    network: nn.Module, slots: Sequence[Slot], choices: Sequence[Mapping[str, str]], input_size: Sequence[int],
+    batch: int, place: torch.device, repeats: int,
+) -> list[float]:  # fmt: skip
+    x = torch.randn(batch, *input_size, device=place)
+    networks = {}
+    for number, choice in enumerate(choices):
+        built = copy.deepcopy(network).to(place).eval()
+        for slot in slots:
+            put(built, slot.name, make_operator(slot, choice[slot.name], device=place))
+        networks[str(number)] = (fuse(built, x).network, x)
+    return list(_interleaved(networks, repeats).values())
+
+
+@torch.inference_mode()
+def _interleaved(modules: Mapping[str, tuple[nn.Module, Tensor]], repeats: int) -> dict[str, float]:
+    """Median milliseconds of each, in turns; each is run once, untimed, before it is timed, so that its weights are near."""
+    times: dict[str, list[float]] = {key: [] for key in modules}
+    for turn in range(repeats + 1):
+        for key, (module, x) in modules.items():
+            module(x)
+            taken = milliseconds(module, x)
+            if turn:
+                times[key].append(taken)
+    return {key: median(row) for key, row in times.items()}
+
+
+def _key(place: torch.device, batch: int, slot: Slot, operator: str, size: tuple[int, int]) -> str:
+    """Everything that a latency depends on."""
+    shape = replace(slot, name="", candidates=(operator,))
+    versions = f"torch {torch.__version__}, acmix-nas {metadata.version('acmix-nas')}"
+    return f"{device_name(place)}, {torch.get_num_threads()} threads, {versions}, batch {batch}, {size}: {shape}"
+
+
+def _cached() -> dict[str, float]:
+    """What was measured before; a file that cannot be read is as good as none, and is written anew."""
+    try:
+        kept = read_json(cache_file(), "latencies").get("milliseconds", {})
+    except UserError:
+        return {}
+    return {key: ms for key, ms in kept.items() if isinstance(ms, float)} if isinstance(kept, dict) else {}

@@ -1,0 +1,153 @@
+"""What an assessment says of searches whose worth is known: perfect ones, blind ones, and those between."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from acmix_nas.benchmark.assess import (
+    Outcome,
+    agreement,
+    assess,
+    best_of,
+    check_strategies,
+    dearest,
+    outcome_of,
+    race,
+    random_regret,
+    ranks,
+    report,
+    rows,
+)
+from acmix_nas.benchmark.spaces import CUED
+from acmix_nas.benchmark.table import Run, Table
+from acmix_nas.errors import UserError
+from tests.benchmark.test_table import made_up
+from tests.benchmark.test_tabulate import SMALL
+
+
+def perfect(table: Table, strategy: str = "perfect", seed: int = 0, seconds: float = 2.0) -> Outcome:
+    scores = tuple(table.accuracy(choice) for choice in table.choices)
+    return Outcome(strategy, seed, scores, scores, {"inherited": 0.3, "recalibrated": 0.6}, seconds)
+
+
+def blind(table: Table, seed: int) -> Outcome:
+    scores = tuple(np.random.default_rng(seed).permutation(len(table.choices)).tolist())
+    return Outcome("blind", seed, scores, scores, {"inherited": 0.1, "recalibrated": 0.2}, 2.0)
+
+
+def test_a_perfect_ranking_has_no_regret_under_any_budget_and_a_blind_one_has() -> None:
+    table = made_up()
+    outcomes = [perfect(table), *(blind(table, seed) for seed in range(8))]
+    found = {(row.method, row.budget): row for row in rows(table, outcomes, finalists=3)}
+    assert len(found) == 2 * 2 * 2
+    for (method, _), row in found.items():
+        if method.startswith("perfect"):
+            assert tuple(row.regret) == (0, 0, 0)
+        else:
+            assert row.regret.low > 0.02
+
+
+def test_a_race_costs_its_trainings_and_repairs_a_bad_order() -> None:
+    table = made_up()
+    found = {row.method: row for row in rows(table, [blind(table, seed) for seed in range(8)], finalists=5)}
+    assert found["blind + race of 5"].trainings == found["blind"].trainings + 5 == 7
+    assert found["blind + race of 5"].regret.value < found["blind"].regret.value
+
+
+def test_a_race_is_decided_by_validation_accuracy_not_by_the_test_part() -> None:
+    choices = CUED.choices()[:2]
+    runs = (Run(choices[0], 0, (0.9,), (0.1,), 1.0), Run(choices[1], 0, (0.8,), (0.9,), 1.0))
+    assert race(Table(CUED, runs), choices, seed=5) == choices[0]
+
+
+def test_the_shortlist_keeps_within_the_budget() -> None:
+    table = made_up()
+    shortlist = best_of(table, perfect(table).scores, CUED.budget, 5)
+    assert shortlist[0] == table.best(CUED.budget)
+    assert all(table.cost(choice)["macs"] <= 1.2e6 for choice in shortlist)
+
+
+def test_random_search_regrets_less_with_more_time_and_nothing_when_it_trains_all() -> None:
+    table = made_up()
+    short, longer, all_of_it = (random_regret(table, {}, seconds, 8) for seconds in (1.5, 10.5, 81.5))
+    assert short.value == pytest.approx(0.4, abs=0.03)  # one architecture: the mean of the space
+    # The best of n = 10 of 81 ranks is on average the 82 / 11 th.
+    assert longer.value == pytest.approx(0.01 * (82 / 11 - 1), rel=0.15)
+    assert all_of_it.value == 0
+    assert short.low < short.value < short.high
+
+
+def test_agreement_is_the_share_of_equal_slots() -> None:
+    a, b = ("conv",) * 4, ("conv", "conv", "conv", "global")
+    assert agreement([a, a]) == 1
+    assert agreement([a, b]) == 0.75
+    assert math.isnan(agreement([a]))
+
+
+def test_ranks_of_a_perfect_and_of_a_reversed_order() -> None:
+    table = made_up()
+    right = perfect(table)
+    wrong = Outcome("wrong", 0, tuple(-score for score in right.scores), right.inherited, right.gap, 1.0)
+    first, second = ranks(table, [right, wrong])
+    assert (first.scores.value, first.top.value) == pytest.approx((1, 1))
+    assert (second.scores.value, second.inherited.value) == pytest.approx((-1, 1))
+    assert first.gap == {"inherited": 0.3, "recalibrated": 0.6, "alone": pytest.approx(table.accuracy(table.best()))}
+
+
+def test_the_dearest_training_is_the_longest_undisturbed_one() -> None:
+    choices = CUED.choices()[:2]
+    runs = [(0, 0, 5.0), (0, 1, 3.0), (1, 0, 4.0), (1, 1, 9.0)]
+    table = Table(CUED, tuple(Run(choices[i], seed, (0.5,), (0.5,), seconds) for i, seed, seconds in runs))
+    assert dearest(table) == 4
+
+
+def search(table: Table, strategy: str, seed: int) -> Outcome:
+    return perfect(table, strategy, seed)
+
+
+def test_an_assessment_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    table, path = made_up(), tmp_path / "assessment.json"
+    first = assess(table, ["darts"], 2, path, 1, search)
+
+    def must_not(*_: object) -> Outcome:
+        raise AssertionError("searched again")
+
+    assert assess(table, ["darts"], 2, path, 1, must_not) == first
+    assert len(assess(table, ["darts", "gumbel"], 3, path, 1, search)) == 6
+
+
+def test_an_assessment_of_another_space_is_refused(tmp_path: Path) -> None:
+    assess(made_up(), ["darts"], 1, tmp_path / "a.json", 1, search)
+    runs = tuple(Run(choice, 0, (0.5,), (0.5,), 1.0) for choice in SMALL.choices())
+    with pytest.raises(UserError, match="another space"):
+        assess(Table(SMALL, runs), ["darts"], 1, tmp_path / "a.json", 1, search)
+
+
+def test_the_report_has_both_tables(tmp_path: Path) -> None:
+    table = made_up(noise=0.05)
+    screens = report(table, [perfect(table), blind(table, 1)], tmp_path / "assessment.md")
+    text = (tmp_path / "assessment.md").read_text()
+    assert [screen.row_count for screen in screens] == [8, 2]
+    assert text.count("\n| perfect") == 5
+    assert "noise ceiling" in text
+
+
+@pytest.mark.parametrize("name", ["random", "best"])
+def test_what_cannot_be_assessed_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="strategy must be one of single_path, darts"):
+        check_strategies(["darts", name])
+
+
+@pytest.mark.parametrize("strategy", ["single_path", "darts"])
+def test_a_search_scores_every_architecture(strategy: str) -> None:
+    runs = tuple(Run(choice, 0, (0.5,), (0.5,), 1.0) for choice in SMALL.choices())
+    outcome = outcome_of(Table(SMALL, runs), strategy, 0)
+    again = outcome_of(Table(SMALL, runs), strategy, 0)
+    assert len(outcome.scores) == len(outcome.inherited) == 2
+    assert max(outcome.inherited) > 0.15
+    assert (outcome.scores, outcome.inherited) == (again.scores, again.inherited)
+    assert ("mixture" in outcome.gap) == (strategy == "darts")
