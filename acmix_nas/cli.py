@@ -22,7 +22,7 @@ from acmix_nas.architecture import Architecture, build
 from acmix_nas.benchmark.spaces import NAMED, Space
 from acmix_nas.bias import report
 from acmix_nas.bias.history import HISTORY
-from acmix_nas.budget import show
+from acmix_nas.budget import parse_budget, show
 from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig, ImageData
@@ -184,6 +184,36 @@ def export(
     out.print(table)
     first = folder / ("architecture.json" if top == 1 else "architecture-1.json")
     out.print(f"next: acmix-nas retrain {first}")
+
+
+@cli.command()
+def derive(
+    saved: Annotated[Path, typer.Argument(help="folder of a search, or its architecture.json")],
+    budget: Annotated[list[str] | None, typer.Option(help="limit, as in macs=1.2M, params=300k, latency=3ms; several")] = None,
+    pareto: Annotated[str | None, typer.Option(help="sweep this cost: macs, parameters or latency; writes the front")] = None,
+    output: Output = None,
+) -> None:
+    """Chooses anew among what a search has ranked: under other budgets, or for every budget at once."""
+    from acmix_nas import pareto as fronts
+    from acmix_nas.finished import FinishedSearch
+
+    limits = parse_budget(budget or [])
+    finished = FinishedSearch.load(saved if saved.is_dir() else saved.parent, [*limits, *([pareto] if pareto else [])])
+    points = finished.front(pareto, limits) if pareto else [finished.best(limits)]
+    folder = folder_for(output, "derive")
+    if pareto:
+        fronts.write(points, pareto, folder)
+        out.print(fronts.table_of(points, pareto))
+    for number, point in enumerate(points, start=1):
+        file = folder / (f"architecture-{number}.json" if pareto else "architecture.json")
+        if file.exists():
+            raise UserError(f"{str(file)!r} exists already; give another --output")
+        finished.architecture(point.choice, limits).save(file)
+    if not pareto:
+        out.print(slots_table(finished.architecture(points[0].choice, limits)))
+        costs = finished.table.of_architecture(points[0].choice)
+        out.print(", ".join(f"{name} {show(name, value)}" for name, value in costs.items()))
+    out.print(f"written to {folder}\nnext: acmix-nas retrain {file}")
 
 
 @cli.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,10 +15,11 @@ from acmix_nas.budget import show
 from acmix_nas.cost import CostTable
 from acmix_nas.errors import UserError
 
-__all__ = ["derive", "inherit", "ranked"]
+__all__ = ["derive", "inherit", "log_probabilities", "ranked"]
 
 Scores = Mapping[str, Mapping[str, float]]
 """Slot → operator → what it adds to the score of an architecture, such as its log-probability."""
+TINY = 1e-30
 SLACK = 1e-6
 """Given to the solver's constraints, since HiGHS cuts off what meets one exactly; what exceeds a budget is sorted out after."""
 ROUNDING = 1e-12
@@ -68,6 +70,11 @@ def ranked(scores: Scores, table: CostTable, budget: Mapping[str, float] | None 
     if not found:
         raise UserError(f"budget {_shown(limits)} is met by no architecture; {_cheapest(table, limits)}")
     return found
+
+
+def log_probabilities(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """What adds up to the likelihood of an architecture: scores for `derive`."""
+    return {slot: {name: math.log(max(p, TINY)) for name, p in row.items()} for slot, row in probabilities.items()}
 
 
 def _shown(limits: Mapping[str, float]) -> str:

@@ -33,9 +33,10 @@ from acmix_nas.classification import Classification, Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import ImageData
-from acmix_nas.derive import derive, inherit, ranked
+from acmix_nas.derive import derive, inherit, log_probabilities, ranked
 from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, read_json, save_tensors, write_json
+from acmix_nas.finished import RANKING
 from acmix_nas.latency import timed
 from acmix_nas.ranking import Ranker
 from acmix_nas.retrain import retrain
@@ -44,7 +45,6 @@ from acmix_nas.strategies import DARTS, in_order
 from acmix_nas.strategies.evolution import RegularizedEvolution
 from acmix_nas.train import evaluate, first_process, make_trainer, quiet, recalibrate, running, seed_all, trainer_options
 
-RANKING = "ranking.json"
 DRAWS = 10_000
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
@@ -335,11 +335,6 @@ def probabilities_of(space: HybridSpace) -> dict[str, dict[str, float]]:
     """Slot → operator → probability, of a differentiable search."""
     slots = [module for module in space.modules() if isinstance(module, MixedSlot)]
     return {slot.label: dict(zip(slot.candidates.names, slot.probabilities().tolist(), strict=True)) for slot in slots}
-
-
-def log_probabilities(probabilities: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """What adds up to the likelihood of an architecture."""
-    return {slot: {name: math.log(max(p, 1e-30)) for name, p in row.items()} for slot, row in probabilities.items()}
 
 
 def evolution(config: SearchConfig, space: HybridSpace, table: CostTable) -> RegularizedEvolution:

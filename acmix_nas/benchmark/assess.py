@@ -20,6 +20,7 @@ from acmix_nas.benchmark.spaces import Choice
 from acmix_nas.benchmark.table import Interval, Table, bootstrap, fits, kendall
 from acmix_nas.config import STRATEGIES
 from acmix_nas.data import ImageData
+from acmix_nas.derive import log_probabilities
 from acmix_nas.errors import UserError, one_of
 from acmix_nas.files import provenance, read_json, write_json, write_text
 from acmix_nas.terminal import console
@@ -59,7 +60,7 @@ class Outcome:
 def outcome_of(table: Table, strategy: str, seed: int) -> Outcome:
     """Search once. Needs NNI."""
     from acmix_nas.ranking import Ranker
-    from acmix_nas.search import log_probabilities, make_space, probabilities_of, train_supernet
+    from acmix_nas.search import make_space, probabilities_of, train_supernet
     from acmix_nas.train import evaluate
 
     config = table.space.search(strategy, SEEDS_APART + seed)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acmix_nas.benchmark.spaces import CUED
-from acmix_nas.benchmark.table import Run, Table, bootstrap, kendall
+from acmix_nas.benchmark.table import Run, Table, bootstrap, kendall, shipped
 from acmix_nas.errors import UserError
 
 
@@ -124,3 +124,23 @@ def test_a_bootstrap_interval_narrows_with_more_rows() -> None:
     few, many = (bootstrap(np.mean, np.random.default_rng(0).normal(size=n)) for n in (10, 1000))
     assert many.high - many.low < (few.high - few.low) / 3
     assert few.low < few.value < few.high
+
+
+def test_the_shipped_table_has_every_architecture_of_the_space_as_it_is_now() -> None:
+    table = shipped()
+    assert table.choices == CUED.choices()
+    assert table.space is CUED  # what it was trained by is what the space says
+    assert all(len(run.test) == len(run.validation) == 12 for run in table.runs)
+
+
+def test_in_the_shipped_table_placement_matters() -> None:
+    table = shipped()
+    accuracies = table.accuracies()
+    everywhere = [accuracies[(name,) * 4] for name in ("conv", "global", "acmix_global")]
+    assert accuracies[table.best()] > max(everywhere) + 0.05
+    assert table.cost(table.best(CUED.budget))["macs"] <= 1.2e6
+
+
+def test_there_is_no_other_table() -> None:
+    with pytest.raises(UserError, match="table must be one of cued"):
+        shipped("imagenet")
