@@ -67,7 +67,7 @@ def test_the_front_of_probabilities_goes_down_to_the_cheapest(likely: Path) -> N
 
 
 def test_a_budget_that_nothing_meets_names_the_cheapest_and_one_that_nothing_judged_meets_says_so(judged: Path) -> None:
-    with pytest.raises(UserError, match="the cheapest has 778.96 k"):
+    with pytest.raises(UserError, match=r"the cheapest has 778\.96 k"):
         FinishedSearch.load(judged).best({"macs": 1e5})
     with pytest.raises(UserError, match="met by none of the 4 architectures"):
         FinishedSearch.load(judged).best({"macs": 8e5})
