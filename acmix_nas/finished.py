@@ -67,9 +67,7 @@ class FinishedSearch:
         met = [one for one in self.judged if all(self.table.total(one[0], name) <= limit for name, limit in limits.items())]
         if not met:
             derive({slot: dict.fromkeys(row, 0.0) for slot, row in self.table.costs.items()}, self.table, limits)
-            raise UserError(
-                f"budget {dict(limits)} is met by none of the {len(self.judged)} that the search judged; search under it"
-            )
+            raise UserError(f"budget is met by none of the {len(self.judged)} architectures that were judged; search under it")
         return met
 
     def best(self, limits: Mapping[str, float]) -> Point:
