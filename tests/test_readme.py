@@ -32,7 +32,8 @@ PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 # What runs an experiment, or the whole of this suite, or does not end by itself; the slow tests below run the first kind.
 EXPERIMENTS = ("acmix-nas experiment experiments/digits", "acmix-nas export runs/nni")
 PAPER = ("acmix-nas experiment experiments/paper", "acmix-nas paper table6 runs", "acmix-nas paper fig5 runs")
-LONG = ("make ", "nnictl ", "tensorboard ", *EXPERIMENTS, *PAPER)
+ASSESSMENT = ("acmix-nas tabulate ", "acmix-nas assess ")
+LONG = ("make ", "nnictl ", "tensorboard ", *EXPERIMENTS, *PAPER, *ASSESSMENT)
 
 
 def shell(command: str, folder: Path, timeout: float = 600) -> str:
@@ -61,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_readme_has_commands() -> None:
     assert len(COMMANDS) >= 12
-    assert len(PYTHON) == 1
+    assert len(PYTHON) == 2
 
 
 def test_commands_and_python(folder: Path) -> None:
@@ -74,6 +75,8 @@ def test_commands_and_python(folder: Path) -> None:
     }  # fmt: skip
     for file in ("retrain/network.pt", "profile/profile.md", "bias/figure5.png", "network.onnx", "mine-trained/result.json"):
         assert (folder / "runs" / file).stat().st_size > 0, file
+    (folder / "table.py").write_text(PYTHON[1])
+    assert "global" in shell("python table.py", folder)
     (folder / "readme.py").write_text(PYTHON[0] + "\nimport torch\nassert len(pyramid(torch.rand(1, 3, 64, 64))) == 5\n")
     shell("python readme.py", folder)
 
@@ -100,6 +103,17 @@ def test_experiments_of_the_paper(folder: Path) -> None:
     assert "attention" in said[1]
     assert said[1].count("±") >= 6
     assert len(list((folder / "runs" / "figure5").rglob("figure5.png"))) == 2
+
+
+@pytest.mark.slow
+def test_an_assessment_of_ones_own_space(folder: Path) -> None:
+    """The README's command on a search of digits, with a smaller sample; the commands on `cued` take hours."""
+    commands = [command for command in COMMANDS if command.startswith(ASSESSMENT)]
+    assert len(commands) == 3
+    shell("acmix-nas search --backbone cued_net --slots blocks.3.slot --epochs 3 --race-epochs 2 --output runs/small", folder)
+    said = shell(commands[2].replace("runs/search", "runs/small").replace("--sample 20", "--sample 3"), folder)
+    assert "regret" in said
+    assert (folder / "mine" / "assessment.md").exists()
 
 
 @pytest.mark.slow
