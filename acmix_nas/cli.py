@@ -485,6 +485,21 @@ def assess(
 
 
 @cli.command()
+def queries(
+    runs: Annotated[int, typer.Option(help="searches of each strategy")] = 100,
+    output: Annotated[Path, typer.Option(help="the Markdown file")] = Path("queries.md"),
+) -> None:
+    """How many trainings multi-trial strategies need, ours and NNI's, until they have found the best of the cued table."""
+    from acmix_nas.benchmark import shipped
+    from acmix_nas.benchmark.trials import report
+
+    if runs < 1:
+        raise UserError(f"runs must be at least 1; got runs={runs}")
+    out.print(report(shipped("cued"), runs, output))
+    out.print(f"written to {output}")
+
+
+@cli.command()
 def demo(
     output: Output = None,
     config: Annotated[Path, typer.Option(help="the experiment")] = Path("experiments/digits-darts.yml"),

@@ -39,7 +39,8 @@ class SearchConfig:
         penalty: weight of the expected cost, of darts.
         cost: what the penalty counts, "macs" or "parameters".
         arc_learning_rate: of the architecture's parameters.
-        arc_warmup: epochs in which the architecture does not move.
+        arc_warmup: epochs in which the architecture does not move; of "single_path", those that train all candidates as one
+            mixture.
         samples: architectures that "single_path" judges by the supernet: all, where there are no more, or else by evolution.
         budget: limits that the architecture must meet, as in "macs=1.2M", "params=300k", "latency=3ms".
         finalists: of the best architectures within the budget so many are trained alone, and the best of them is taken;
@@ -87,7 +88,7 @@ class SearchConfig:
             raise UserError(f"penalty needs strategy darts, whose cost has a gradient; got strategy={self.strategy!r}")
         if self.recipe.ema_decay:
             raise UserError("ema_decay must be 0 in a search: the supernet keeps no average of its weights")
-        if self.differentiable and not 0 <= self.arc_warmup < self.recipe.epochs:
+        if self.strategy != "random" and not 0 <= self.arc_warmup < self.recipe.epochs:
             raise UserError(f"arc_warmup must be from 0 to below epochs={self.recipe.epochs}; got arc_warmup={self.arc_warmup}")
         if not self.arc_learning_rate > 0:
             raise UserError(f"arc_learning_rate must be positive; got arc_learning_rate={self.arc_learning_rate}")

@@ -41,7 +41,7 @@ from acmix_nas.latency import timed
 from acmix_nas.ranking import Ranker
 from acmix_nas.retrain import retrain
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
-from acmix_nas.strategies import DARTS, in_order
+from acmix_nas.strategies import DARTS, SinglePath, in_order
 from acmix_nas.strategies.evolution import RegularizedEvolution
 from acmix_nas.train import evaluate, first_process, make_trainer, quiet, recalibrate, running, seed_all, trainer_options
 
@@ -60,7 +60,7 @@ def make_space(config: SearchConfig, num_classes: int) -> HybridSpace:
 def make_strategy(config: SearchConfig) -> OneShotStrategy:
     """The strategy; a fresh one, since it remembers the space it changed."""
     if config.strategy == "single_path":
-        return nni_strategy.RandomOneShot()
+        return SinglePath(warmup_epochs=config.arc_warmup)
     arguments: dict[str, Any] = {
         "arc_learning_rate": config.arc_learning_rate,
         "warmup_epochs": config.arc_warmup,

@@ -155,9 +155,13 @@ class ProxylessSlot(MixedSlot):
 
 
 class SampledSlot(SupernetSlot):
-    """For RandomOneShot (single-path uniform sampling): only the sampled candidate runs."""
+    """For SinglePath and NNI's RandomOneShot (uniform sampling): only the sampled candidate runs.
+
+    While `mixing` is set, a training forward gives the mean of all instead.
+    """
 
     _sampled: str | None = None
+    mixing: bool = False
 
     @classmethod
     def mutate(cls, module: nn.Module, name: str, memo: Sample, mutate_kwargs: dict[str, Any]) -> nn.Module | bool:  # noqa: ARG003
@@ -187,4 +191,7 @@ class SampledSlot(SupernetSlot):
     def forward(self, x: Tensor) -> Tensor:
         if self._sampled is None:
             raise RuntimeError(f"resample() must be called before the forward of slot {self.label!r}")
+        if self.mixing and self.training:
+            number = len(self.candidates.names)
+            return self.candidates(x, x.new_full((number,), 1 / number))
         return self.candidates.outputs(x, [self._sampled])[self._sampled]

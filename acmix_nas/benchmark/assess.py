@@ -18,7 +18,7 @@ from rich.table import Table as Screen
 
 from acmix_nas.benchmark.spaces import Choice
 from acmix_nas.benchmark.table import Interval, Table, bootstrap, fits, kendall
-from acmix_nas.config import STRATEGIES
+from acmix_nas.config import STRATEGIES, SearchConfig
 from acmix_nas.data import ImageData
 from acmix_nas.derive import log_probabilities
 from acmix_nas.errors import UserError, one_of
@@ -121,7 +121,8 @@ def assess(
     for name, value in (("seeds", seeds), ("workers", workers)):
         if value < 1:
             raise UserError(f"{name} must be at least 1; got {name}={value}")
-    of = {"space": table.space.name, "settings": table.space.settings, "epochs": dict(table.space.epochs)}
+    searches = {name: _lengths(table.space.search(name, 0)) for name in SEARCHED}
+    of = {"space": table.space.name, "settings": table.space.settings, "searches": searches}
     outcomes: list[Outcome] = []
     if path.exists():
         content = read_json(path, "assessment")
@@ -138,6 +139,11 @@ def assess(
         write_json(path, {**provenance(), **of, "outcomes": [asdict(one) for one in outcomes]})
         console.print(f"{outcome.strategy}, seed {outcome.seed}: {outcome.seconds:.0f} s")
     return [outcome for outcome in outcomes if outcome.strategy in strategies and outcome.seed < seeds]
+
+
+def _lengths(config: SearchConfig) -> dict[str, int]:
+    """Epochs of a search, and of its warm-up."""
+    return {"epochs": config.recipe.epochs, "warmup": config.arc_warmup}
 
 
 def _searched(table: Table, missing: Sequence[tuple[str, int]], workers: int, search: Any) -> Any:
@@ -336,7 +342,7 @@ def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen
         "Regret is in points of test accuracy."
     )
     parts = [f"<!-- {provenance()['made_by']}, {provenance()['date']} -->", said]
-    parts += [_markdown(first, found), _markdown(second, ranked)]
+    parts += [markdown(first, found), markdown(second, ranked)]
     write_text(path, "\n\n".join(parts) + "\n")
     screens = []
     for head, body in ((first, found), (second, ranked)):
@@ -353,5 +359,6 @@ def points(interval: Interval) -> str:
     return f"{100 * interval.value:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
 
 
-def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))

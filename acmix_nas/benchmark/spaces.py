@@ -41,6 +41,7 @@ class Space:
         num_classes: of the images.
         budget: cost → the largest allowed, fixed before anything was trained.
         epochs: strategy → epochs of its supernet, where they are not those of the settings.
+        warmups: strategy → of these, the epochs before its architecture moves or its paths are single, likewise.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Space:
     num_classes: int
     budget: Mapping[str, float] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
+    warmups: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def slots(self) -> list[Slot]:
@@ -68,8 +70,7 @@ class Space:
     @property
     def settings(self) -> dict[str, Any]:
         """What the trainings depend on, as JSON holds it."""
-        config = replace(self.config, recipe=self.config.race)
-        content = json.loads(json.dumps(asdict(config)))
+        content = json.loads(json.dumps({**asdict(self.config), "recipe": asdict(self.config.race)}))
         return {name: content[name] for name in SETTINGS}
 
     @property
@@ -147,8 +148,9 @@ class Space:
     def search(self, strategy: str, seed: int) -> SearchConfig:
         """How the space is searched by a strategy."""
         epochs = self.epochs.get(strategy, self.config.recipe.epochs)
+        warmup = self.warmups.get(strategy, self.config.arc_warmup)
         recipe = replace(self.config.recipe, epochs=epochs, seed=seed)
-        return replace(self.config, strategy=strategy, data=self.images(seed), recipe=recipe)
+        return replace(self.config, strategy=strategy, arc_warmup=warmup, data=self.images(seed), recipe=recipe)
 
 
 CUED = Space(
@@ -161,11 +163,12 @@ CUED = Space(
         data=DataConfig(name="cued-digits", image_size=SIDE),
         strategy="single_path",
         arc_learning_rate=1e-2,
-        recipe=Recipe(epochs=60, lr=4e-3, weight_decay=1e-2, min_lr=0.0, label_smoothing=0.0, clip_grad=5.0),
+        recipe=Recipe(epochs=40, lr=4e-3, weight_decay=1e-2, min_lr=0.0, label_smoothing=0.0, clip_grad=5.0),
     ),
     CLASSES,
     {"macs": 1.2e6},
     {"darts": 6, "proxyless": 6, "gumbel": 24},
+    {"single_path": 8},
 )
 """Four slots, three candidates, 81 architectures, on `cued-digits`."""
 

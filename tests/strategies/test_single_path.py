@@ -1,0 +1,57 @@
+"""Single paths, begun as a mixture: what runs when, what reaches NNI, and mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from acmix_nas import hybridize
+from acmix_nas.data import ImageData
+from acmix_nas.errors import UserError
+from acmix_nas.search import make_space, train_supernet
+from acmix_nas.search_spaces import SampledSlot
+from acmix_nas.strategies import SinglePath
+from tests.small import RESNET, images
+from tests.test_search import config
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2])
+def test_the_first_epochs_train_the_mixture_and_the_others_single_paths(
+    warmup: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(strategy="single_path", epochs=3, arc_warmup=warmup)
+    data = ImageData(settings.data, 0)
+    space = make_space(settings, data.num_classes)
+    seen: list[bool] = []
+    run = SampledSlot.forward
+
+    def watched(slot: SampledSlot, x: torch.Tensor) -> torch.Tensor:
+        if slot.training:
+            seen.append(slot.mixing)
+        return run(slot, x)
+
+    monkeypatch.setattr(SampledSlot, "forward", watched)
+    train_supernet(settings, data, space, tmp_path, progress=False)
+    third = len(seen) // 3
+    assert seen == [True] * (warmup * third) + [False] * ((3 - warmup) * third)
+
+
+def test_a_mixing_slot_gives_the_mean_in_training_and_one_path_in_evaluation() -> None:
+    space = hybridize(**RESNET, candidates=["conv", "local", "acmix_local"])
+    SinglePath(warmup_epochs=1).mutate_model(space)
+    slot = next(module for module in space.modules() if isinstance(module, SampledSlot))
+    slot.resample({})
+    slot.mixing = True
+    x = images()[:, :1].expand(-1, slot.slot.in_channels, -1, -1)
+    slot.train()
+    outputs = slot.candidates.outputs(x)
+    torch.testing.assert_close(slot(x), sum(outputs.values()) / 3)
+    slot.eval()
+    torch.testing.assert_close(slot(x), slot.candidates.outputs(x)[str(slot._sampled)])
+
+
+def test_a_negative_warm_up_is_refused() -> None:
+    with pytest.raises(UserError, match="warmup_epochs must be 0 or more; got warmup_epochs=-1"):
+        SinglePath(warmup_epochs=-1)

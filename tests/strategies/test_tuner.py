@@ -1,0 +1,58 @@
+"""Our evolution as a tuner of NNI."""
+
+from __future__ import annotations
+
+import pytest
+
+from acmix_nas.errors import UserError
+from acmix_nas.strategies import EvolutionTuner
+
+SPACE = {name: {"_type": "choice", "_value": ["conv", "local", "acmix_local"]} for name in "abcd"}
+
+
+def worth(slots: dict[str, str]) -> float:
+    return sum(operator == "local" for operator in slots.values())
+
+
+def best_of(tuner: EvolutionTuner, trials: int) -> float:
+    best = 0.0
+    for number in range(trials):
+        slots = tuner.generate_parameters(number)
+        best = max(best, worth(slots))
+        tuner.receive_trial_result(number, slots, {"default": worth(slots), "other": 0})
+    return best
+
+
+def test_it_climbs_and_asks_for_nothing_twice() -> None:
+    tuner = EvolutionTuner(seed=1)
+    tuner.update_search_space(SPACE)
+    assert best_of(tuner, 40) == 4
+    assert tuner.evolution is not None
+    assert len(tuner.evolution.asked) == 40
+
+
+def test_it_asks_only_for_what_is_feasible() -> None:
+    tuner = EvolutionTuner(feasible=lambda slots: slots["a"] == "conv")
+    tuner.update_search_space(SPACE)
+    assert best_of(tuner, 25) <= 3
+
+
+def test_results_may_come_out_of_order() -> None:
+    tuner = EvolutionTuner()
+    tuner.update_search_space(SPACE)
+    asked = [tuner.generate_parameters(number) for number in range(3)]
+    for number in (2, 0, 1):
+        tuner.receive_trial_result(number, {}, worth(asked[number]))
+    assert tuner.evolution is not None
+    assert [dict(zip(SPACE, operators, strict=True)) for operators, _ in tuner.evolution.alive] == [asked[i] for i in (2, 0, 1)]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [({"population": 0}, "population"), ({"tournament": 0}, "tournament")])
+def test_mistakes_show_where_they_are_made(arguments: dict[str, int], words: str) -> None:
+    with pytest.raises(UserError, match=f"{words} must be at least 1; got {words}=0"):
+        EvolutionTuner(**arguments)
+
+
+def test_a_space_of_numbers_is_refused() -> None:
+    with pytest.raises(UserError, match="search space: 'lr' must be a choice; got 'uniform'"):
+        EvolutionTuner().update_search_space({"lr": {"_type": "uniform", "_value": [0, 1]}})
