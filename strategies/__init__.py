@@ -1,8 +1,30 @@
-"""Strategies for NNI that know the shared supernet."""
+"""Strategies for NNI that know the shared supernet.
 
-from acmix_nas.strategies.darts import DARTS, in_order
-from acmix_nas.strategies.evolution import RegularizedEvolution
-from acmix_nas.strategies.single_path import SinglePath
-from acmix_nas.strategies.tuner import EvolutionTuner
+Names are imported when they are asked for: NNI's server waits ten seconds for a tuner, and the one-shot strategies alone
+take longer to import than that on a busy machine.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from acmix_nas.strategies.darts import DARTS, in_order
+    from acmix_nas.strategies.evolution import RegularizedEvolution
+    from acmix_nas.strategies.single_path import SinglePath
+    from acmix_nas.strategies.tuner import EvolutionTuner
 
 __all__ = ["DARTS", "EvolutionTuner", "RegularizedEvolution", "SinglePath", "in_order"]
+
+MODULES = {
+    "DARTS": "darts",
+    "EvolutionTuner": "tuner",
+    "RegularizedEvolution": "evolution",
+    "SinglePath": "single_path",
+    "in_order": "darts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

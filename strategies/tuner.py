@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nni import NoMoreTrialError
 from nni.tuner import Tuner
 from nni.utils import MetricType, extract_scalar_reward
 
@@ -25,7 +26,8 @@ class EvolutionTuner(Tuner):
         population, tournament, seed: as of `RegularizedEvolution`.
 
     Raises:
-        UserError: where the space has anything but choices, or nothing new is left to ask for.
+        UserError: where the space has anything but choices.
+        nni.NoMoreTrialError: where nothing new is left to ask for, which ends NNI's experiment.
     """
 
     def __init__(
@@ -52,7 +54,10 @@ class EvolutionTuner(Tuner):
         """What the next trial tries."""
         if self.evolution is None:
             raise UserError("search space must come first; call update_search_space")
-        self.asked[parameter_id] = self.evolution.ask()
+        try:
+            self.asked[parameter_id] = self.evolution.ask()
+        except UserError as error:
+            raise NoMoreTrialError(str(error)) from None
         return self.asked[parameter_id]
 
     def receive_trial_result(self, parameter_id: int, parameters: Any, value: MetricType, **others: Any) -> None:  # noqa: ARG002

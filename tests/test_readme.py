@@ -32,7 +32,7 @@ PYTHON = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 # What runs an experiment, or the whole of this suite, or does not end by itself; the slow tests below run the first kind.
 EXPERIMENTS = ("acmix-nas experiment experiments/digits", "acmix-nas export runs/nni")
 PAPER = ("acmix-nas experiment experiments/paper", "acmix-nas paper table6 runs", "acmix-nas paper fig5 runs")
-ASSESSMENT = ("acmix-nas tabulate ", "acmix-nas assess ")
+ASSESSMENT = ("acmix-nas tabulate ", "acmix-nas assess ", "acmix-nas queries ")
 LONG = ("make ", "nnictl ", "tensorboard ", *EXPERIMENTS, *PAPER, *ASSESSMENT)
 
 
@@ -109,11 +109,19 @@ def test_experiments_of_the_paper(folder: Path) -> None:
 def test_an_assessment_of_ones_own_space(folder: Path) -> None:
     """The README's command on a search of digits, with a smaller sample; the commands on `cued` take hours."""
     commands = [command for command in COMMANDS if command.startswith(ASSESSMENT)]
-    assert len(commands) == 3
+    assert len(commands) == 4
     shell("acmix-nas search --backbone cued_net --slots blocks.3.slot --epochs 3 --race-epochs 2 --output runs/small", folder)
     said = shell(commands[2].replace("runs/search", "runs/small").replace("--sample 20", "--sample 3"), folder)
     assert "regret" in said
     assert (folder / "mine" / "assessment.md").exists()
+
+
+def test_queries_of_the_table(folder: Path) -> None:
+    """The README's command, with fewer runs."""
+    (command,) = (command for command in COMMANDS if command.startswith("acmix-nas queries"))
+    said = shell(command.replace("--runs 100", "--runs 2"), folder)
+    assert "EvolutionTuner" in said
+    assert (folder / "queries.md").exists()
 
 
 @pytest.mark.slow

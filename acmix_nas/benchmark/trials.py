@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,6 @@ from rich.table import Table as Screen
 from acmix_nas.benchmark.assess import markdown, named
 from acmix_nas.benchmark.spaces import Choice
 from acmix_nas.benchmark.table import Interval, Table, bootstrap, fits
-from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, write_text
 from acmix_nas.search_spaces import HybridSpace
 from acmix_nas.strategies import EvolutionTuner
@@ -85,7 +84,7 @@ STRATEGIES: Mapping[str, Callable[[Table, Mapping[str, float], int], Strategy | 
 def queries(table: Table, strategy: Strategy | Tuner, budget: Mapping[str, float]) -> int | None:
     """Trainings until the best architecture within the budget (by validation accuracy) is asked for; None where it never is."""
     evaluator = TableEvaluator(table, budget, until=table.best(budget, "validation"))
-    with quiet_nni(), suppress(Found, UserError):
+    with suppress(Found, nni.NoMoreTrialError):
         if isinstance(strategy, Tuner):
             strategy.update_search_space(
                 {slot.name: {"_type": "choice", "_value": list(slot.candidates)} for slot in table.space.slots}
@@ -137,6 +136,7 @@ def queries_of(table: Table, name: str, budget: Mapping[str, float], runs: int =
     A run that never did counts as all architectures within the budget and one more.
     """
     worst = len(table.within(budget)) + 1
-    found: Sequence[int | None] = [queries(table, STRATEGIES[name](table, budget, seed), budget) for seed in range(runs)]
+    with quiet_nni():
+        found = [queries(table, STRATEGIES[name](table, budget, seed), budget) for seed in range(runs)]
     counts = [worst if one is None else one for one in found]
     return bootstrap(lambda values: float(median(np.asarray(values).tolist())), counts), found.count(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nni
 import pytest
 
 from acmix_nas.errors import UserError
@@ -56,3 +57,10 @@ def test_mistakes_show_where_they_are_made(arguments: dict[str, int], words: str
 def test_a_space_of_numbers_is_refused() -> None:
     with pytest.raises(UserError, match="search space: 'lr' must be a choice; got 'uniform'"):
         EvolutionTuner().update_search_space({"lr": {"_type": "uniform", "_value": [0, 1]}})
+
+
+def test_it_ends_where_nothing_is_left_to_ask_for() -> None:
+    tuner = EvolutionTuner(seed=2)
+    tuner.update_search_space({"a": SPACE["a"]})
+    with pytest.raises(nni.NoMoreTrialError, match="nothing new"):
+        best_of(tuner, 4)
