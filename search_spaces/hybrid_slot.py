@@ -13,6 +13,7 @@ from nni.nas.nn.pytorch import MutableModule
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, distributed, nn
 
+from acmix_nas.operators import Mixing
 from acmix_nas.slot import Slot, make_operator
 from acmix_nas.supernet import Candidates, Lean
 
@@ -91,12 +92,23 @@ class SupernetSlot(BaseSuperNetModule):
 
 
 class MixedSlot(SupernetSlot):
-    """For DARTS and GumbelDARTS: the mixture of all candidates under a softmax."""
+    """For DARTS and GumbelDARTS: the mixture of all candidates under a softmax.
+
+    α and β of the ACmix candidates keep their start, since they can mask the choice: an ACmix with β = 0 is plain attention
+    under another name. Retraining learns them.
+    """
 
     def __init__(self, hybrid: HybridSlot, alpha: nn.Parameter, softmax: nn.Module) -> None:
         super().__init__(hybrid)
         self._arch_alpha = alpha
         self._softmax = softmax
+        self.learn_mixing(False)
+
+    def learn_mixing(self, learned: bool) -> None:
+        """Whether α and β are learned beside the choice."""
+        for module in self.candidates.modules():
+            if isinstance(module, Mixing):
+                module.requires_grad_(learned)
 
     @classmethod
     def mutate(cls, module: nn.Module, name: str, memo: Sample, mutate_kwargs: dict[str, Any]) -> nn.Module | bool:  # noqa: ARG003

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from acmix_nas.cost import MEASURES, CostTable
 from acmix_nas.errors import UserError, one_of
-from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
 
 __all__ = ["DARTS", "in_order"]
@@ -25,9 +24,6 @@ class DARTS(NniDARTS):
     The loss of the architecture's step is the task's plus penalty · E, where E is the expected cost of the slots under the
     live softmax over its mean over the space: at a penalty of 0.1, an architecture of half the mean's cost is worth 0.05 of
     loss. (NNI's own penalty is computed from numbers without a gradient, and changes nothing.)
-
-    α and β of the ACmix candidates keep their start while the architecture is searched, since they can mask the choice: an
-    ACmix with β = 0 is plain attention under another name. Retraining learns them.
 
     Args:
         penalty: weight of the expected cost; 0 searches for accuracy alone.
@@ -59,10 +55,9 @@ class DARTS(NniDARTS):
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         model = super().mutate_model(model)
-        if not self.learn_mixing:
-            for module in model.modules():
-                if isinstance(module, Mixing):
-                    module.requires_grad_(False)
+        for module in model.modules():
+            if isinstance(module, MixedSlot):
+                module.learn_mixing(self.learn_mixing)
         return model
 
     def configure_oneshot_module(self, training_module: LightningModule) -> DartsModule:

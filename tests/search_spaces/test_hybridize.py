@@ -18,6 +18,7 @@ from acmix_nas import hybridize
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.derive import inherit
 from acmix_nas.errors import UserError
+from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import HybridSlot, HybridSpace, MixedSlot, ProxylessSlot, SampledSlot, SupernetSlot
 from acmix_nas.slot import DEFAULT_CANDIDATES
 from acmix_nas.supernet import SHARING
@@ -259,3 +260,11 @@ def test_a_vit_with_a_class_token_says_what_it_needs() -> None:
     with pytest.raises(UserError, match=r"a ViT needs class_token=False and global_pool='avg'") as error:
         hybridize("vit_tiny_patch16_224", embed_dim=24, depth=1, num_heads=2)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("strategy", FORMS)
+def test_stock_strategies_that_weigh_candidates_hold_alpha_and_beta(strategy: Any) -> None:
+    space = hybridize(**RESNET, candidates=["conv", "local", "acmix_local"])
+    strategy().mutate_model(space)
+    learned = {p.requires_grad for module in space.modules() if isinstance(module, Mixing) for p in module.parameters()}
+    assert learned == {strategy is RandomOneShot}
