@@ -9,14 +9,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acmix_nas.errors import UserError
-from acmix_nas.operators.attend import LinearPosition, attend, encoding_macs, make_position
+from acmix_nas.operators import native
+from acmix_nas.operators.attend import LinearPosition, attend, constant, encoding_macs, make_position
 from acmix_nas.operators.stage import Operator, Path, Projection, head_channels, strided
 
 __all__ = ["GlobalAttention", "GlobalPath"]
 
 
 class GlobalPath(Path):
-    """Every pixel attends to the whole map, or to its means over R×R pixels.
+    """Every pixel attends to the whole map, or to its means over R×R pixels; in C on the CPU (`native.tiles`).
 
     The means are taken of k and v, after Stage I. Since Stage I is linear this equals projecting the means of x, and
     it leaves Stage I to be shared.
@@ -51,26 +52,40 @@ class GlobalPath(Path):
 
     def forward(self, maps: Tensor) -> Tensor:
         height, width = maps.shape[2:]
-        q, kv = maps.split((self.channels, 2 * self.channels), dim=1)
+        p = self.position(height, width).permute(2, 0, 1) if isinstance(self.position, LinearPosition) else None
+        kv = None
         if self.reduction > 1:
-            kv = F.avg_pool2d(kv, self.reduction, ceil_mode=True, count_include_pad=False)
-        q = q[..., :: self.stride, :: self.stride]
+            kv = self._means(maps[:, self.channels :])
+            p = None if p is None else self._means(p)
+        p = None if p is None else p.flatten(1).T  # (H·W / R², D)
+        if native.runs_on(maps):
+            return native.tiles(maps, kv, p, None, self.heads, whole_map(height, width, self.stride, self.reduction))
+        q = maps[:, : self.channels, :: self.stride, :: self.stride]
+        kv = maps[:, self.channels :] if kv is None else kv
         rows, columns = q.shape[2:]
         q = q.permute(0, 2, 3, 1).flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, N, Ho·Wo, D)
         kv = kv.permute(0, 2, 3, 1).flatten(1, 2).unflatten(-1, (2, self.heads, -1))  # (B, H·W / R², 2, N, D)
         k, v = kv.permute(2, 0, 3, 1, 4)
-        if isinstance(self.position, LinearPosition):
-            p = self.position(height, width).permute(2, 0, 1)
-            if self.reduction > 1:
-                p = F.avg_pool2d(p, self.reduction, ceil_mode=True, count_include_pad=False)
-            k = k - p.flatten(1).T
-        out = attend(q, k, v)  # (B, N, Ho·Wo, D)
+        out = attend(q, k if p is None else k - p, v)  # (B, N, Ho·Wo, D)
         return out.transpose(1, 2).reshape(-1, rows, columns, self.channels).permute(0, 3, 1, 2)
+
+    def _means(self, maps: Tensor) -> Tensor:
+        return F.avg_pool2d(maps, self.reduction, ceil_mode=True, count_include_pad=False)
 
     def macs(self, height: int, width: int) -> float:
         area = strided(height, self.stride) * strided(width, self.stride)
         keys = strided(height, self.reduction) * strided(width, self.reduction)
         return 2.0 * keys * self.channels * area + encoding_macs(self.position, height, width)
+
+
+@constant
+def whole_map(height: int, width: int, stride: int, reduction: int) -> native.Layout:
+    """The map as one tile."""
+    pixels = torch.arange(height * width, dtype=torch.int32)
+    queries = pixels.view(height, width)[::stride, ::stride].reshape(1, -1).contiguous()  # a view, of a map of one row
+    keys = pixels[None, : strided(height, reduction) * strided(width, reduction)]
+    outputs = pixels[None, : queries.numel()]
+    return native.Layout(queries, keys, outputs, None, strided(height, stride), strided(width, stride))
 
 
 class GlobalAttention(Operator):

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from acmix_nas.errors import UserError, one_of
+from acmix_nas.operators import native
 from acmix_nas.operators.attend import (
     LinearPosition,
     RelativeBias,
@@ -28,8 +29,9 @@ BORDERS = ("reflect", "mask")
 class LocalPath(Path):
     """Sliding-window attention without the K²-fold unfolding.
 
-    The map is cut into tiles of queries. Each tile needs only the keys of its own area and a margin, and takes its product
-    with all of them under one constant mask. Memory grows with the margin, by some (T+K−1)²/T², not by K².
+    On the CPU it runs in C (`native.slide`), which unfolds nothing. Elsewhere the map is cut into tiles of queries. Each tile
+    needs only the keys of its own area and a margin, and takes its product with all of them under one constant mask. Memory
+    grows with the margin, by some (T+K−1)²/T², not by K².
 
     Args:
         channels: C.
@@ -70,6 +72,8 @@ class LocalPath(Path):
         batch, _, height, width = maps.shape
         rows = Tiles(height, self.window, self.stride, self.dilation, self.border)
         columns = Tiles(width, self.window, self.stride, self.dilation, self.border)
+        if native.runs_on(maps):
+            return self._slide(maps, rows, columns)
         q, kv = maps.permute(0, 2, 3, 1).split((self.channels, 2 * self.channels), dim=-1)
 
         q = q[:, :: self.stride, :: self.stride]  # (B, Ho, Wo, C)
@@ -91,6 +95,15 @@ class LocalPath(Path):
         out = out.transpose(1, 2).reshape(batch, rows.number, columns.number, rows.side, columns.side, self.channels)
         out = out.transpose(2, 3).reshape(batch, rows.number * rows.side, columns.number * columns.side, self.channels)
         return out[:, : rows.queries, : columns.queries].permute(0, 3, 1, 2)
+
+    def _slide(self, maps: Tensor, rows: Tiles, columns: Tiles) -> Tensor:
+        p = table = None
+        if isinstance(self.position, LinearPosition):
+            p = self.position(rows.size, columns.size).flatten(0, 1)
+        elif isinstance(self.position, RelativeBias):
+            table = self.position.table.flip(0)  # whose rows are query minus key
+        down, right = (native.Axis(slide_keys(axis), axis.queries) for axis in (rows, columns))
+        return native.slide(maps, p, table, self.heads, down, right, self.window, self.stride, self.dilation)
 
     def macs(self, height: int, width: int) -> float:
         area = strided(height, self.stride) * strided(width, self.stride)
@@ -188,6 +201,15 @@ def tile_keys(axis: Tiles, device: torch.device) -> tuple[Tensor, Tensor, Tensor
     outside = torch.cat(tuple(torch.arange(len(keys), device=device)[part] for part in (
         slice(0, axis.before), slice(axis.before + axis.size, None))))  # fmt: skip
     return keys, outside, keys[outside]
+
+
+@constant
+def slide_keys(axis: Tiles) -> Tensor:
+    """The key at each position from the first neighbour of the first query to the last of the last; −1 for none."""
+    positions = torch.arange((axis.queries - 1) * axis.stride + (axis.window - 1) * axis.dilation + 1) - axis.before
+    inside = (positions >= 0) & (positions < axis.size)
+    keys = positions.where(inside, -torch.ones_like(positions)) if axis.border == "mask" else reflected(positions, axis.size)
+    return keys.int()
 
 
 def _gather(kv: Tensor, p: Tensor | None, rows: Tiles, columns: Tiles) -> Tensor:

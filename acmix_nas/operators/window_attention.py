@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from acmix_nas.errors import UserError
+from acmix_nas.operators import native
 from acmix_nas.operators.attend import LinearPosition, RelativeBias, attend, constant, encoding_macs, make_position
 from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, strided
 
@@ -17,6 +18,8 @@ __all__ = ["WindowAttention", "WindowPath"]
 
 class WindowPath(Path):
     """Every pixel attends to its own window of K×K; with `shift` the grid is moved by half a window, cyclically.
+
+    On the CPU it runs in C (`native.tiles`), which reads each window where it lies.
 
     Maps that the window does not divide are padded, after the roll, and what was padded or rolled over the border is masked.
     On a map smaller than the window, the window is the map. With a stride, the queries are those of the strided positions.
@@ -56,6 +59,8 @@ class WindowPath(Path):
     def forward(self, maps: Tensor) -> Tensor:
         batch, _, height, width = maps.shape
         rows, columns = Grid(height, self.window, self.shift), Grid(width, self.window, self.shift)
+        if native.runs_on(maps):
+            return self._tiles(maps, rows, columns)
         x = maps.permute(0, 2, 3, 1)
         x = cut(x if self.rolled else roll(x, rows, columns), rows, columns)  # (B, windows, K², 3C)
         q, k, v = x.unflatten(-1, (3, self.heads, self.depth)).permute(3, 0, 1, 4, 2, 5)  # (B, windows, N, K², D)
@@ -72,6 +77,16 @@ class WindowPath(Path):
         out = out[:, :height, :width]
         out = out if self.rolled else roll(out, rows, columns, back=True)
         return out[:, :: self.stride, :: self.stride].permute(0, 3, 1, 2)
+
+    def _tiles(self, maps: Tensor, rows: Grid, columns: Grid) -> Tensor:
+        height, width = maps.shape[2:]
+        p = bias = None
+        if isinstance(self.position, LinearPosition):
+            p = self.position(height, width).flatten(0, 1)
+        elif isinstance(self.position, RelativeBias):
+            bias = self.position(*window_offsets(rows.window, columns.window, maps.device))
+        layout = window_layout(height, width, self.window, self.shift, self.stride, self.rolled)
+        return native.tiles(maps, None, p, bias, self.heads, layout)
 
     def macs(self, height: int, width: int) -> float:
         area = strided(height, self.stride) * strided(width, self.stride)
@@ -110,6 +125,30 @@ def window_mask(height: int, width: int, window: int, shift: bool, device: torch
 
 
 @constant
+def window_layout(height: int, width: int, window: int, shift: bool, stride: int, rolled: bool) -> native.Layout:
+    """Every window a tile, read from the map where it lies and written to where its queries belong."""
+    rows, columns = Grid(height, window, shift), Grid(width, window, shift)
+    down, right = rows.pixels(rolled), columns.pixels(rolled)  # (windows, K)
+
+    def at(down: Tensor, right: Tensor, width: int) -> Tensor:
+        """(windows, K²): the pixels of both axes, −1 where one of them has none."""
+        down, right = down[:, None, :, None], right[None, :, None, :]
+        none = (down < 0) | (right < 0)
+        return (down * width + right).masked_fill(none, -1).flatten(2).flatten(0, 1).int()
+
+    # A stride takes every so many pixel of the map.
+    down_kept, right_kept = (index.masked_fill(index % stride != 0, -1) for index in (down, right))
+    down_out, right_out = (index.where(index < 0, index // stride) for index in (down_kept, right_kept))
+    keys, queries = at(down, right, width), at(down_kept, right_kept, width)
+    mask = window_mask(height, width, window, shift, torch.device("cpu"))
+    if mask is not None:
+        missing = -keys.shape[1] % native.LANES
+        mask = F.pad(mask[:, 0].transpose(1, 2), (0, missing)).contiguous()  # (windows, K² of keys, lanes)
+    out_width = strided(width, stride)
+    return native.Layout(queries, keys, at(down_out, right_out, out_width), mask, strided(height, stride), out_width)
+
+
+@constant
 def window_offsets(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Query minus key within a window, of its rows and its columns."""
     index = (torch.arange(size, device=device) for size in (rows, columns))
@@ -125,6 +164,12 @@ class Grid:
         self.number = strided(size, self.window)
         self.padding = self.number * self.window - size
         self.shift = self.window // 2 if shift and self.number > 1 else 0
+
+    def pixels(self, rolled: bool) -> Tensor:
+        """(windows, K): the pixel of the map at each place, −1 in the padding; of a rolled map, its own pixels."""
+        index = torch.arange(self.number * self.window)
+        pixels = index if rolled else (index + self.shift) % self.size
+        return pixels.masked_fill(index >= self.size, -1).view(self.number, self.window)
 
     def regions(self, device: torch.device) -> Tensor:
         """(windows, K): 1 for what the roll brought over the border, 0 for the rest, −1 in the padding."""
