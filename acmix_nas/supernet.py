@@ -95,12 +95,13 @@ class Candidates(nn.Module):
         convolved: Tensor | None = None
         if needed:
             assert self.projection is not None
-            maps = self.projection(x)
-            for attention in dict.fromkeys(operator.attention for operator in needed if operator.attention is not None):
+            attentions = dict.fromkeys(operator.attention for operator in needed if operator.attention is not None)
+            maps = self.projection(x) if attentions else None
+            for attention in attentions:
                 attended[attention] = self.attentions[attention](maps)
             if any(operator.mixed or operator.kind is None for operator in needed):
                 assert self.convolution is not None
-                convolved = self.convolution(maps)
+                convolved = self.convolution.on(self.projection, x, maps)
 
         outputs = {}
         for name in names:

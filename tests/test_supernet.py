@@ -35,7 +35,7 @@ NARROW = ["conv", "patchwise", "acmix_patchwise", "patchwise_k3", "acmix_patchwi
 
 
 def calls(candidates: Candidates, run: object) -> Counter[str]:
-    """How often each stage runs in one call."""
+    """How often each stage runs in one call; "dense" is a convolution path that needs no Stage I."""
     count: Counter[str] = Counter()
     hooks = [
         module.register_forward_hook(lambda m, *_: count.update([type(m).__name__]))
@@ -43,7 +43,15 @@ def calls(candidates: Candidates, run: object) -> Counter[str]:
         if isinstance(module, Projection | Path)
     ]
     assert callable(run)
-    run()
+    plain = ConvolutionPath.of_input
+
+    def counted(path: ConvolutionPath, x: torch.Tensor, stage1: Projection) -> torch.Tensor:
+        count.update(["dense"])
+        return plain(path, x, stage1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConvolutionPath, "of_input", counted)
+        run()
     for hook in hooks:
         hook.remove()
     return count
@@ -52,26 +60,33 @@ def calls(candidates: Candidates, run: object) -> Counter[str]:
 def test_shared_stages_run_once() -> None:
     candidates = Candidates(at(SLOT, SEVEN))
     count = calls(candidates, lambda: candidates(torch.randn(1, 6, 5, 5), torch.ones(7)))
-    assert count == {"Projection": 1, "ConvolutionPath": 1, "LocalPath": 1, "WindowPath": 1, "GlobalPath": 1}
+    assert count == {"Projection": 1, "dense": 1, "LocalPath": 1, "WindowPath": 1, "GlobalPath": 1}
 
 
 def test_without_sharing_every_candidate_has_its_own_stages() -> None:
     candidates = Candidates(at(SLOT, SEVEN), share="none")
     count = calls(candidates, lambda: candidates(torch.randn(1, 6, 5, 5), torch.ones(7)))
-    assert count == {"Projection": 6, "ConvolutionPath": 3, "LocalPath": 2, "WindowPath": 2, "GlobalPath": 2}
+    assert count == {"Projection": 6, "dense": 3, "LocalPath": 2, "WindowPath": 2, "GlobalPath": 2}
 
 
 @pytest.mark.parametrize(
     ("sampled", "expected"),
     [
-        ("conv", {"Projection": 1, "ConvolutionPath": 1}),
+        ("conv", {"dense": 1}),
         ("window", {"Projection": 1, "WindowPath": 1}),
-        ("acmix_global", {"Projection": 1, "ConvolutionPath": 1, "GlobalPath": 1}),
+        ("acmix_global", {"Projection": 1, "dense": 1, "GlobalPath": 1}),
     ],
 )
 def test_only_what_is_sampled_runs(sampled: str, expected: dict[str, int]) -> None:
     candidates = Candidates(at(SLOT, SEVEN))
     assert calls(candidates, lambda: candidates.outputs(torch.randn(1, 6, 5, 5), [sampled])) == expected
+
+
+def test_wide_slots_convolve_the_maps_of_stage_1() -> None:
+    slot = Slot("slot", 72, 72, 4, candidates=("conv", "acmix_global"))
+    candidates = Candidates(slot)
+    count = calls(candidates, lambda: candidates(torch.randn(1, 72, 5, 5), torch.ones(2)))
+    assert count == {"Projection": 1, "ConvolutionPath": 1, "GlobalPath": 1}
 
 
 def scrambled(slot: Slot, share: str = "all") -> Candidates:

@@ -183,9 +183,9 @@ class ACmix(nn.Module):
         return self.mixing.strengths[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = self.projection(x)
+        maps = None if self.attention is None else self.projection(x)
         attention = None if self.attention is None else self.attention(maps)
-        return self.mixing(attention, None if self.convolution is None else self.convolution(maps))
+        return self.mixing(attention, None if self.convolution is None else self.convolution.on(self.projection, x, maps))
 
     def macs(self, height: int, width: int) -> Macs:
         paths = (path for path in (self.attention, self.convolution) if path is not None)

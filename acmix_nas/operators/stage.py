@@ -145,6 +145,15 @@ class Path(nn.Module):
         """What the path is called as an operator, `local_k3`."""
         raise NotImplementedError
 
+    def on(self, stage1: nn.Module, x: Tensor, maps: Tensor | None = None) -> Tensor:
+        """This path on that Stage I.
+
+        Args:
+            x: the input of Stage I.
+            maps: its output, where another path has needed it.
+        """
+        return self(stage1(x) if maps is None else maps)
+
     def macs(self, height: int, width: int) -> float:
         """Multiply-adds for an input map of this size."""
         raise NotImplementedError
@@ -188,7 +197,7 @@ class Operator(nn.Module):
         return self.path.name
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.path(self.projection(x))
+        return self.path.on(self.projection, x)
 
     def macs(self, height: int, width: int) -> Macs:
         return Macs(self.projection.macs(height, width), self.path.macs(height, width))

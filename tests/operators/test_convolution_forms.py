@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acmix_nas.errors import UserError
-from acmix_nas.operators import SHIFTS, Convolution, ConvolutionPath, OnesConv2d
+from acmix_nas.operators import SHIFTS, Convolution, ConvolutionPath, OnesConv2d, Projection, ReducedProjection
 from tests import reference
 
 EXACT = {"atol": 1e-12, "rtol": 1e-12}
@@ -201,3 +201,34 @@ def test_collapses_to_it_where_stage_1_has_a_bias(heads: int, shifts: str, shape
         dense.weight.copy_(operator.path.dense(torch.cat((qkv.weight.flatten(1), qkv.bias[:, None]), dim=1)))
     x = torch.randn(2, 5, *size, dtype=torch.float64)
     torch.testing.assert_close(operator(x), dense(x), **EXACT)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shifts", SHIFTS)
+@pytest.mark.parametrize(("bias", "output_bias"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize("maps", [6, 4])
+def test_of_the_input_or_of_the_maps(bias: bool, output_bias: bool, maps: int, shifts: str, shape: str) -> None:
+    """The dense form is the form on Stage I's maps, with the gradients of every parameter and of the input."""
+    path = ConvolutionPath(8, 2, shifts=shifts, maps=maps, bias=output_bias, dtype=torch.float64, **SHAPES[shape])
+    stage1 = Projection(5, maps * path.depth, bias, dtype=torch.float64)
+    for parameter in [*path.parameters(), *stage1.parameters()]:
+        if parameter.requires_grad:
+            nn.init.normal_(parameter)
+    found = []
+    for run in (lambda x: path.of_input(x, stage1), lambda x: path(stage1(x))):
+        x = torch.linspace(-2, 2, 2 * 5 * 7 * 6, dtype=torch.float64).sin().view(2, 5, 7, 6).requires_grad_()
+        path.zero_grad()
+        stage1.zero_grad()
+        out = run(x)
+        (out * torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out)).sum().backward()
+        grads = [parameter.grad for parameter in (*path.parameters(), *stage1.parameters()) if parameter.requires_grad]
+        found.append([out, x.grad, *grads])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_only_narrow_stages_collapse() -> None:
+    path = ConvolutionPath(8, 2)
+    assert path.collapses(Projection(64, 24))
+    assert not path.collapses(Projection(65, 24))
+    assert not path.collapses(ReducedProjection(8, 2))
