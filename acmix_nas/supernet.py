@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from acmix_nas.errors import one_of
+from acmix_nas.mixture import normalised_sum
 from acmix_nas.operators import ACmix, Mixing, Operator, Projection
 from acmix_nas.slot import (
     OperatorName,
@@ -25,6 +25,8 @@ from acmix_nas.slot import (
 __all__ = ["SHARING", "Candidates", "Lean"]
 
 SHARING = ("all", "attention", "none")
+CONVOLUTION = "convolution"
+"""Among paths: the convolution path."""
 Lean = tuple[str, float | None, float | None, float | None]
 """An operator, its probability, α and β; what it has not is None."""
 
@@ -36,7 +38,8 @@ class Candidates(nn.Module):
     ones have computed. So 2A + 1 candidates of A attentions cost one Stage I, A attentions and one convolution path.
 
     That makes the mixture linear in the paths, and a weighted sum blind to ACmix: the gradient of its weight is a blend
-    of the other two. Each candidate therefore passes through an affine-free batch normalisation of its own first.
+    of the other two. Each candidate therefore passes through an affine-free batch normalisation of its own first, which
+    `normalised_sum` computes for all of them in two passes over the paths.
 
     Args:
         slot: with its candidates.
@@ -87,40 +90,65 @@ class Candidates(nn.Module):
                         take_over(self.mixings[f"acmix_{name}"], home.mixing)
             take_over(self.convolution, home.convolution if isinstance(home, ACmix) else home.path)
 
-    def outputs(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """The normalised outputs of these candidates (all by default), each (B, C, Ho, Wo)."""
-        names = self.names if names is None else names
+    def _paths(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """What these candidates are made of, each (B, C, Ho, Wo): attentions, the convolution path, and candidates that
+        have weights of their own."""
+        paths = {name: self.alone[name](x) for name in names if name in self.alone}
         needed = [self.operators[name] for name in names if name not in self.alone]
-        attended: dict[str, Tensor] = {}
-        convolved: Tensor | None = None
         if needed:
             assert self.projection is not None
             attentions = dict.fromkeys(operator.attention for operator in needed if operator.attention is not None)
             maps = self.projection(x) if attentions else None
-            for attention in attentions:
-                attended[attention] = self.attentions[attention](maps)
+            paths |= {name: self.attentions[name](maps) for name in attentions}
             if any(operator.mixed or operator.kind is None for operator in needed):
                 assert self.convolution is not None
-                convolved = self.convolution.on(self.projection, x, maps)
+                paths[CONVOLUTION] = self.convolution.on(self.projection, x, maps)
+        return paths
 
+    def outputs(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """The normalised outputs of these candidates (all by default), each (B, C, Ho, Wo)."""
+        names = self.names if names is None else names
+        paths = self._paths(x, names)
         outputs = {}
         for name in names:
-            operator = self.operators[name]
-            if name in self.alone:
-                out = self.alone[name](x)
-            elif operator.attention is None:
-                out = convolved
-            elif operator.mixed:
-                out = self.mixings[name](attended[operator.attention], convolved)
-            else:
-                out = attended[operator.attention]
+            parts = self._parts(name)
+            out = self._mixing(name)(*(paths[part] for part in parts)) if len(parts) > 1 else paths[parts[0]]
             outputs[name] = self.norms[name](out)
         return outputs
 
+    def _parts(self, name: str) -> list[str]:
+        """Of which paths a candidate is made; of two, the attention comes first."""
+        operator = self.operators[name]
+        if name in self.alone:
+            return [name]
+        if operator.attention is None:
+            return [CONVOLUTION]
+        return [operator.attention, CONVOLUTION] if operator.mixed else [operator.attention]
+
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Σ wᵢ · normalised output i, for weights (candidates,) in the order of `names`."""
-        outputs = self.outputs(x)
-        return reduce(torch.add, (weight * outputs[name] for weight, name in zip(weights, self.names, strict=True)))
+        paths = self._paths(x, self.names)
+        order = {name: index for index, name in enumerate(paths)}
+        values = [weights.new_zeros(()), weights.new_ones(())]
+        places = [[0] * len(paths) for _ in self.names]  # (candidates, paths): which of the values stands there
+        pairs = []
+        for row, name in zip(places, self.names, strict=True):
+            parts = [order[part] for part in self._parts(name)]
+            if len(parts) == 1:
+                row[parts[0]] = 1
+            else:
+                pairs.append((parts[0], parts[1]))
+                row[parts[0]], row[parts[1]] = len(values), len(values) + 1
+                values += self._mixing(name).strengths
+        strengths = torch.stack(values)[torch.tensor(places, device=weights.device)]
+        norms = [norm for norm in self.norms.values() if isinstance(norm, nn.BatchNorm2d)]
+        return normalised_sum(list(paths.values()), strengths, weights, norms, pairs)
+
+    def _mixing(self, name: str) -> Mixing:
+        """α and β of a candidate on the shared stages."""
+        mixing = self.mixings[name]
+        assert isinstance(mixing, Mixing)
+        return mixing
 
     def mixing_of(self, name: str) -> Mixing | None:
         """α and β of a candidate, where it has them."""
