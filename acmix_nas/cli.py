@@ -432,7 +432,9 @@ def bench(
 
 @cli.command()
 def tabulate(
-    space: Annotated[str, typer.Option(help="cued, or the folder of a search, whose space and recipe are taken")] = "cued",
+    space: Annotated[
+        str, typer.Option(help="cued, cued-shapes, or the folder of a search, whose space and recipe are taken")
+    ] = "cued",
     seeds: Annotated[int, typer.Option(help="trainings of each architecture")] = 3,
     sample: Annotated[int | None, typer.Option(help="so many random architectures instead of all")] = None,
     workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
@@ -458,7 +460,7 @@ def tabulate(
 def assess(
     strategy: Annotated[list[str], typer.Option(help="single_path, darts, gumbel or proxyless; may be given several times")],
     seeds: Annotated[int, typer.Option(help="searches of each strategy")] = 8,
-    space: Annotated[str, typer.Option(help="cued, or the folder of a search, whose space is taken")] = "cued",
+    space: Annotated[str, typer.Option(help="cued, cued-shapes, or the folder of a search, whose space is taken")] = "cued",
     table: Annotated[
         Path | None, typer.Option(help="of trainings alone, by acmix-nas tabulate; that of the package for cued by default")
     ] = None,

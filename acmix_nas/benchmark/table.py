@@ -285,4 +285,9 @@ def shipped(name: str = "cued") -> Table:
     if name not in NAMED:
         raise one_of("table", name, NAMED)
     with resources.as_file(resources.files("acmix_nas.benchmark") / f"{name}.json") as path:
+        if not path.exists():
+            raise UserError(
+                f"table: none of {name} comes with the package; make one with acmix-nas tabulate --space {name} "
+                "--output table.json, and give it with --table table.json"
+            )
         return Table.load(path).of(NAMED[name])

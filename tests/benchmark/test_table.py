@@ -144,3 +144,5 @@ def test_in_the_shipped_table_placement_matters() -> None:
 def test_there_is_no_other_table() -> None:
     with pytest.raises(UserError, match="table must be one of cued"):
         shipped("imagenet")
+    with pytest.raises(UserError, match=r"tabulate --space cued-shapes .* --table"):
+        shipped("cued-shapes")
