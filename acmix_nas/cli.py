@@ -431,6 +431,23 @@ def bench(
 
 
 @cli.command()
+def latency(
+    space: Annotated[str, typer.Argument(help="cued, cued-shapes, or the folder of a search, whose space is taken")],
+    number: Annotated[int, typer.Option(help="random whole networks")] = 30,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU by default, where there is one")] = None,
+    output: Output = None,
+) -> None:
+    """Whether latencies add up: every operator measured alone, beside random whole networks in their fused form."""
+    from acmix_nas.benchmark import space_of
+    from acmix_nas.benchmark.additive import additive
+
+    chosen, folder = space_of(space), folder_for(output, "latency")
+    found, screen = additive(chosen, folder, number, device)
+    out.print(screen)
+    out.print(f"Spearman {found.spearman:.3f}, error {found.error:.1%} (worst {found.worst:.1%})\nwritten to {folder}")
+
+
+@cli.command()
 def tabulate(
     space: Annotated[
         str, typer.Option(help="cued, cued-shapes, or the folder of a search, whose space and recipe are taken")

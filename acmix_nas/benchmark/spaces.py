@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from torch import nn
+
 from acmix_nas import cued
 from acmix_nas.architecture import Architecture
 from acmix_nas.backbone import make_backbone
@@ -21,6 +23,7 @@ from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
+from acmix_nas.latency import timed
 from acmix_nas.slot import Slot, find_slots
 
 __all__ = ["CUED", "CUED_SHAPES", "NAMED", "Choice", "Space", "space_of"]
@@ -51,21 +54,33 @@ class Space:
     epochs: Mapping[str, int] = field(default_factory=dict)
     warmups: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def backbone(self) -> nn.Module:
+        """As it stands before anything is chosen, made anew."""
+        config = self.config
+        backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": self.num_classes})
+        open_blocks(backbone)
+        return backbone
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return (3, self.config.data.image_size, self.config.data.image_size)
+
     @cached_property
     def slots(self) -> list[Slot]:
         """The slots, in order."""
         config = self.config
-        backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": self.num_classes})
-        open_blocks(backbone)
-        return find_slots(backbone, config.slots, config.heads, config.candidates)
+        return find_slots(self.backbone, config.slots, config.heads, config.candidates)
 
     @cached_property
     def costs(self) -> CostTable:
         """Multiply-adds and parameters of every operator at every slot."""
-        config = self.config
-        backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": self.num_classes})
-        open_blocks(backbone)
-        return CostTable.of(backbone, self.slots, (3, config.data.image_size, config.data.image_size))
+        return CostTable.of(self.backbone, self.slots, self.input_size)
+
+    def timed(self, device: str | None = None) -> CostTable:
+        """The same costs, and latencies of single images on this machine; see `acmix_nas.latency.timed`."""
+        return timed(self.costs, self.backbone, self.slots, self.input_size, device=device)
 
     @property
     def settings(self) -> dict[str, Any]:
