@@ -430,8 +430,8 @@ def bench(
     out.print(f"written to {folder}")
 
 
-@cli.command()
-def latency(
+@cli.command("latency")
+def check_latency(
     space: Annotated[str, typer.Argument(help="cued, cued-shapes, or the folder of a search, whose space is taken")],
     number: Annotated[int, typer.Option(help="random whole networks")] = 30,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU by default, where there is one")] = None,
@@ -455,6 +455,7 @@ def tabulate(
     seeds: Annotated[int, typer.Option(help="trainings of each architecture")] = 3,
     sample: Annotated[int | None, typer.Option(help="so many random architectures instead of all")] = None,
     workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
+    latency: Annotated[bool, typer.Option("--latency", help="measure what every operator takes on this machine too")] = False,
     output: Annotated[Path, typer.Option(help="the file; the same one again goes on with what is missing")] = Path(
         "table.json"
     ),
@@ -465,7 +466,7 @@ def tabulate(
 
     chosen = space_of(space)
     out.print(costs_table(chosen))
-    table = run_tabulation(chosen, output, seeds, sample, workers)
+    table = run_tabulation(chosen, output, seeds, sample, workers, latency=latency)
     best = table.best()
     out.print(
         f"{len(table.choices)} architectures, {len(table.seeds)} seeds; best {' '.join(best)}: {table.accuracy(best):.2%}; "
