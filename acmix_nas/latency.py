@@ -26,7 +26,7 @@ from acmix_nas.slot import Slot, make_operator, put
 
 __all__ = ["Agreement", "check", "timed"]
 
-REPEATS = 25
+REPEATS = 40
 WHOLE = 12
 """Networks that are measured whole, for the latency of what is no slot."""
 QUIET = 0.25
