@@ -107,3 +107,6 @@ def _operator(attention: Any, path: Path) -> Operator:
         elif conv.bias is not None:
             conv.bias.zero_()
     return Operator(projection, output)
+
+
+import acmix_nas.models  # noqa: E402, F401  registers our networks where this module was the first to import timm

@@ -430,12 +430,32 @@ def bench(
     out.print(f"written to {folder}")
 
 
+@cli.command("latency")
+def check_latency(
+    space: Annotated[str, typer.Argument(help="cued, cued-shapes, or the folder of a search, whose space is taken")],
+    number: Annotated[int, typer.Option(help="random whole networks")] = 30,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the GPU by default, where there is one")] = None,
+    output: Output = None,
+) -> None:
+    """Whether latencies add up: every operator measured alone, beside random whole networks in their fused form."""
+    from acmix_nas.benchmark import space_of
+    from acmix_nas.benchmark.additive import additive
+
+    chosen, folder = space_of(space), folder_for(output, "latency")
+    found, screen = additive(chosen, folder, number, device)
+    out.print(screen)
+    out.print(f"Spearman {found.spearman:.3f}, error {found.error:.1%} (worst {found.worst:.1%})\nwritten to {folder}")
+
+
 @cli.command()
 def tabulate(
-    space: Annotated[str, typer.Option(help="cued, or the folder of a search, whose space and recipe are taken")] = "cued",
+    space: Annotated[
+        str, typer.Option(help="cued, cued-shapes, or the folder of a search, whose space and recipe are taken")
+    ] = "cued",
     seeds: Annotated[int, typer.Option(help="trainings of each architecture")] = 3,
     sample: Annotated[int | None, typer.Option(help="so many random architectures instead of all")] = None,
     workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
+    latency: Annotated[bool, typer.Option("--latency", help="measure what every operator takes on this machine too")] = False,
     output: Annotated[Path, typer.Option(help="the file; the same one again goes on with what is missing")] = Path(
         "table.json"
     ),
@@ -446,7 +466,7 @@ def tabulate(
 
     chosen = space_of(space)
     out.print(costs_table(chosen))
-    table = run_tabulation(chosen, output, seeds, sample, workers)
+    table = run_tabulation(chosen, output, seeds, sample, workers, latency=latency)
     best = table.best()
     out.print(
         f"{len(table.choices)} architectures, {len(table.seeds)} seeds; best {' '.join(best)}: {table.accuracy(best):.2%}; "
@@ -458,7 +478,7 @@ def tabulate(
 def assess(
     strategy: Annotated[list[str], typer.Option(help="single_path, darts, gumbel or proxyless; may be given several times")],
     seeds: Annotated[int, typer.Option(help="searches of each strategy")] = 8,
-    space: Annotated[str, typer.Option(help="cued, or the folder of a search, whose space is taken")] = "cued",
+    space: Annotated[str, typer.Option(help="cued, cued-shapes, or the folder of a search, whose space is taken")] = "cued",
     table: Annotated[
         Path | None, typer.Option(help="of trainings alone, by acmix-nas tabulate; that of the package for cued by default")
     ] = None,

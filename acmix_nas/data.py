@@ -18,7 +18,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
-from acmix_nas.cued import CLASSES, PARTS, cued_digits
+from acmix_nas.cued import CUED, PARTS, cued_images
 from acmix_nas.errors import UserError, one_of
 
 __all__ = ["DataConfig", "ImageData"]
@@ -29,7 +29,7 @@ FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "t
 KEPT_SIZE = 96
 ERASERS = ("const", "pixel")
 # What comes with the package's requirements and is small: made and transformed once.
-EMBEDDED = ("digits", "cued-digits")
+EMBEDDED = ("digits", *CUED)
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class DataConfig:
     """Which images, and how they are prepared. Augmentation is named as timm's training options and is off by default.
 
     Args:
-        name: "digits", "cued-digits", a folder of images, or a timm data set: "folder" (which lies in `root`),
+        name: "digits", "cued-digits", "cued-shapes", a folder of images, or a timm data set: "folder" (which lies in `root`),
             "torch/cifar10", "hfds/…".
         root: where timm's data sets lie.
         download: whether torchvision may fetch a "torch/…" data set into `root`.
-        data_seed: draws the images of "cued-digits"; no other data set has one.
+        data_seed: draws the images of "cued-digits" and "cued-shapes"; no other data set has one.
         image_size: side of the square images, in pixels.
         batch_size: images per step and device.
         workers: processes that load images; 0 loads in the main process.
@@ -83,12 +83,18 @@ class DataConfig:
         for field, least in (("image_size", 8), ("batch_size", 1), ("workers", 0)):
             if getattr(self, field) < least:
                 raise UserError(f"{field} must be at least {least}; got {field}={getattr(self, field)}")
-        if self.data_seed < 0 or (self.data_seed and self.name != "cued-digits"):
-            raise UserError(f"data_seed must be 0, or positive with cued-digits; got data_seed={self.data_seed}, {self.name!r}")
+        if self.data_seed < 0 or (self.data_seed and not self.drawn):
+            drawn = " or ".join(CUED)
+            raise UserError(f"data_seed must be 0, or positive with {drawn}; got data_seed={self.data_seed}, {self.name!r}")
         if not 0 < self.crop_pct <= 1:
             raise UserError(f"crop_pct must be positive and at most 1; got crop_pct={self.crop_pct}")
         if self.re_mode not in ERASERS:
             raise one_of("re_mode", self.re_mode, ERASERS)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the images are drawn by the data seed."""
+        return self.name in CUED
 
     @property
     def augmented(self) -> bool:
@@ -99,8 +105,8 @@ class DataConfig:
 class ImageData(pl.LightningDataModule):
     """The parts train, validation (the search's) and test of a data set, as loaders of ((B, 3, S, S), (B,)) batches.
 
-    `digits`: scikit-learn's 1,797 images of 8×8 pixels, enlarged; stratified 60/20/20. `cued-digits`: see `cued_digits`; its
-    images are 20×20 and are resized to any other size. A folder, or a data set of timm's:
+    `digits`: scikit-learn's 1,797 images of 8×8 pixels, enlarged; stratified 60/20/20. `cued-digits` and `cued-shapes`: see
+    `acmix_nas.cued`; their images are 20×20 and are resized to any other size. A folder, or a data set of timm's:
     train, validation and test where it has all three; where it has train and one other, that other is the test part and
     a stratified fifth of train is the validation part; where it has only classes, stratified 60/20/20. Every split is
     fixed: the seed only shuffles. The order of an epoch depends on (seed, epoch) alone, by a sampler that Lightning tells
@@ -130,7 +136,7 @@ class ImageData(pl.LightningDataModule):
     def described(self) -> dict[str, Any]:
         """What a later step needs in order to read the same images, and the number of their classes."""
         config = self.config
-        seeded = {"data_seed": config.data_seed} if config.name == "cued-digits" else {}
+        seeded = {"data_seed": config.data_seed} if config.drawn else {}
         return {
             "name": config.name, "root": config.root, **seeded, "image_size": config.image_size, "crop_pct": config.crop_pct,
             "mean": list(config.mean), "std": list(config.std), "num_classes": self.num_classes,
@@ -278,8 +284,8 @@ def _read(config: DataConfig) -> tuple[dict[str, _Source], list[str]]:
         labels = digits.target.tolist()
         images = [Image.fromarray(pixels) for pixels in np.round(digits.images * (255 / 16)).astype(np.uint8)]
         return {"train": _Source(list(zip(images, labels, strict=True)), labels)}, [str(n) for n in digits.target_names]
-    if config.name == "cued-digits":
-        return {part: _read_cued(part, config.data_seed) for part in PARTS}, [str(n) for n in range(CLASSES)]
+    if config.drawn:
+        return {part: _draw(config, part) for part in PARTS}, list(CUED[config.name].classes)
     if config.name == "folder" and config.root is None:
         raise UserError("data 'folder' needs root, the folder of the images; got root=None")
     folder = Path(config.root if config.name == "folder" and config.root else config.name).expanduser()
@@ -288,13 +294,13 @@ def _read(config: DataConfig) -> tuple[dict[str, _Source], list[str]]:
     if prefix in ("torch", "hfds"):
         return _read_timm(config, prefix)
     raise UserError(
-        "data must be 'digits', 'cued-digits', a folder of images, or a data set of timm's that begins with torch/ or hfds/; "
-        f"got {str(folder)!r}, and there is no such folder"
+        f"data must be 'digits', {', '.join(map(repr, CUED))}, a folder of images, or a data set of timm's that begins with "
+        f"torch/ or hfds/; got {str(folder)!r}, and there is no such folder"
     )
 
 
-def _read_cued(part: str, data_seed: int) -> _Source:
-    pixels, labels = cued_digits(part, data_seed)
+def _draw(config: DataConfig, part: str) -> _Source:
+    pixels, labels = cued_images(config.name, part, config.data_seed)
     images = [Image.fromarray(canvas) for canvas in pixels]
     return _Source(list(zip(images, labels.tolist(), strict=True)), labels.tolist())
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nni import NoMoreTrialError
@@ -15,18 +16,30 @@ from acmix_nas.strategies.evolution import RegularizedEvolution
 __all__ = ["EvolutionTuner"]
 
 
+Feasible = Callable[[Mapping[str, str]], bool]
+
+
 class EvolutionTuner(Tuner):
     """`RegularizedEvolution` over the choices of a search space; the larger the metric, the better.
 
-    For nnictl: `tuner: {className: acmix_nas.strategies.EvolutionTuner, codeDirectory: ., classArgs: {seed: 0}}`. As a
-    strategy: `nni.nas.strategy.hpo.HPOTunerStrategy(EvolutionTuner())`.
+    For nnictl: `tuner: {className: acmix_nas.strategies.EvolutionTuner, codeDirectory: ., classArgs: {seed: 0}}`; with a
+    budget, experiments/digits-budget.yml. As a strategy: `nni.nas.strategy.hpo.HPOTunerStrategy(EvolutionTuner())`.
+
+    NNI's search space says which operators may stand at which slot, and not what they cost, so a budget needs the network.
+    It is built when the search space comes: NNI's server waits 10 s for a tuner, but not for what it answers then.
 
     Args:
-        feasible: whether an architecture may be asked for; from Python only.
         population, tournament, seed: as of `RegularizedEvolution`.
+        feasible: whether an architecture may be asked for; from Python only.
+        budget: limits that every architecture meets, as in ["macs=1.2M"]; latencies are those of the tuner's machine.
+        network: the backbone whose slots are searched, a name that timm knows, with its arguments:
+            {"backbone": "resnet26", "num_classes": 10}.
+        image_size: side of its images, in pixels.
+        heads: of every slot, or globs of slots with numbers, as of a search.
 
     Raises:
-        UserError: where the space has anything but choices.
+        UserError: where the space has anything but choices, or under a budget anything but slots and operators; where no
+            architecture meets the budget.
         nni.NoMoreTrialError: where nothing new is left to ask for, which ends NNI's experiment.
     """
 
@@ -35,11 +48,18 @@ class EvolutionTuner(Tuner):
         population: int = 8,
         tournament: int = 4,
         seed: int = 0,
-        feasible: Callable[[Mapping[str, str]], bool] | None = None,
+        feasible: Feasible | None = None,
+        budget: Sequence[str] = (),
+        network: Mapping[str, Any] | None = None,
+        image_size: int = 32,
+        heads: int | Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        self.make = lambda candidates: RegularizedEvolution(candidates, feasible, population, tournament, seed)
-        self.make({})  # mistakes show where they are made
+        if budget and (feasible is not None or not isinstance((network or {}).get("backbone"), str)):
+            raise UserError(f"budget needs network, such as {{backbone: resnet26}}, and no feasible; got network={network!r}")
+        self.make = lambda candidates, allowed: RegularizedEvolution(candidates, allowed, population, tournament, seed)
+        self.make({}, feasible)  # mistakes show where they are made
+        self.allowed = lambda candidates: within(budget, candidates, network or {}, image_size, heads) if budget else feasible
         self.evolution: RegularizedEvolution | None = None
         self.asked: dict[int, dict[str, str]] = {}
 
@@ -48,7 +68,8 @@ class EvolutionTuner(Tuner):
         for name, entry in search_space.items():
             if entry["_type"] != "choice":
                 raise UserError(f"search space: {name!r} must be a choice; got {entry['_type']!r}")
-        self.evolution = self.make({name: entry["_value"] for name, entry in search_space.items()})
+        candidates = {name: entry["_value"] for name, entry in search_space.items()}
+        self.evolution = self.make(candidates, self.allowed(candidates))
 
     def generate_parameters(self, parameter_id: int, **others: Any) -> dict[str, str]:  # noqa: ARG002
         """What the next trial tries."""
@@ -64,3 +85,35 @@ class EvolutionTuner(Tuner):
         """What a trial was worth."""
         assert self.evolution is not None
         self.evolution.tell(self.asked.pop(parameter_id, parameters), float(extract_scalar_reward(value)))
+
+
+def within(
+    budget: Sequence[str],
+    candidates: Mapping[str, Sequence[str]],
+    network: Mapping[str, Any],
+    image_size: int,
+    heads: int | Mapping[str, int] | None,
+) -> Feasible:
+    """Whether an architecture meets a budget, by the table of costs; arguments and errors as of `EvolutionTuner`."""
+    # PyTorch and timm, which take seconds to import.
+    from acmix_nas.backbone import make_backbone
+    from acmix_nas.blocks import open_blocks
+    from acmix_nas.budget import parse_budget
+    from acmix_nas.cost import CostTable
+    from acmix_nas.derive import derive
+    from acmix_nas.latency import timed
+    from acmix_nas.slot import check_candidates, find_slots
+
+    limits, arguments = parse_budget(budget), dict(network)
+    backbone = make_backbone(arguments.pop("backbone"), arguments)
+    open_blocks(backbone)
+    slots = find_slots(backbone, list(candidates), heads)
+    for name in candidates.keys() - {slot.name for slot in slots}:
+        raise UserError(f"search space: {name!r} is no slot of {network['backbone']}; name its 3×3 convolutions or attentions")
+    slots = [replace(slot, candidates=check_candidates(candidates[slot.name])) for slot in slots]
+    size = (3, image_size, image_size)
+    table = CostTable.of(backbone, slots, size)
+    if "latency" in limits:
+        table = timed(table, backbone, slots, size)
+    derive({slot: dict.fromkeys(row, 0.0) for slot, row in table.costs.items()}, table, limits)  # raises where none meets it
+    return lambda choice: all(table.total(choice, name) <= limit for name, limit in limits.items())

@@ -221,7 +221,7 @@ def test_timm_opens_torchvision_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"name": "nonsense"}, "'digits', 'cued-digits', a folder .*got 'nonsense'"),
+        ({"name": "nonsense"}, "'digits', 'cued-digits', 'cued-shapes', a folder .*got 'nonsense'"),
         ({"name": "/no/such/folder"}, "got '/no/such/folder', and there is no such folder"),
         ({"name": "folder"}, "needs root"),
         ({"name": "torch/cifar10"}, "needs root"),

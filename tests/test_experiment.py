@@ -203,6 +203,17 @@ def test_the_experiments_of_the_paper_pass_their_check(name: str) -> None:
     assert len(space["seed"]["_value"]) >= 3
 
 
+def test_an_experiment_under_a_budget_passes_its_check_and_one_that_none_meets_does_not(tmp_path: Path) -> None:
+    path = ROOT / "experiments" / "digits-budget.yml"
+    assert check(path)["tuner"]["classArgs"]["budget"] == ["macs=5.3M"]
+    content = yaml.safe_load(path.read_text())
+    content["tuner"]["classArgs"]["budget"] = ["macs=1k"]
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"EvolutionTuner' cannot be built: .*met by no architecture") as error:
+        check(tmp_path / "config.yml")
+    assert one_line(error)
+
+
 def test_the_forms_of_the_experiments_are_those_of_acmix() -> None:
     spaces = {
         name: yaml.safe_load((ROOT / "experiments" / f"{name}.yml").read_text())["searchSpace"]

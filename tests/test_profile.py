@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from acmix_nas.profile import (
     as_json,
     count,
     markdown,
+    milliseconds,
     peak_memory,
     profile,
     report,
@@ -223,3 +225,22 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
 def test_mistakes_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
+
+
+class Interrupted(nn.Module):
+    """Takes 50 ms in which it does not compute."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(0.05)
+        return x
+
+
+def test_one_thread_takes_as_long_as_it_computes_and_several_what_the_clock_says() -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert milliseconds(Interrupted(), torch.zeros(1)) < 25
+        torch.set_num_threads(2)
+        assert milliseconds(Interrupted(), torch.zeros(1)) >= 50
+    finally:
+        torch.set_num_threads(threads)

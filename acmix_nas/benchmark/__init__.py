@@ -1,7 +1,20 @@
 """Spaces where every answer is known: tables of stand-alone trainings, and what a search is worth on them."""
 
-from acmix_nas.benchmark.spaces import CUED, Choice, Space, space_of
-from acmix_nas.benchmark.table import Interval, Run, Table, shipped
+from acmix_nas.benchmark.spaces import CUED, CUED_SHAPES, Choice, Space, space_of
+from acmix_nas.benchmark.table import Interval, Latencies, Run, Table, shipped
 from acmix_nas.benchmark.tabulate import tabulate, train_alone
 
-__all__ = ["CUED", "Choice", "Interval", "Run", "Space", "Table", "shipped", "space_of", "tabulate", "train_alone"]
+__all__ = [
+    "CUED",
+    "CUED_SHAPES",
+    "Choice",
+    "Interval",
+    "Latencies",
+    "Run",
+    "Space",
+    "Table",
+    "shipped",
+    "space_of",
+    "tabulate",
+    "train_alone",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ SEEDS_APART = 100
 DRAWS = 2000
 FINALISTS = 5
 NO_BUDGET = "none"
+RANDOM = "random search, as long as the next"
 SEARCHED = tuple(name for name in STRATEGIES if name != "random")
 
 
@@ -166,31 +168,30 @@ def _call(arguments: tuple[Any, ...]) -> Outcome:
 
 @dataclass(frozen=True)
 class Row:
-    """What a strategy is worth under a budget; intervals are bootstraps over seeds.
+    """What a way to search is worth under a budget; intervals are bootstraps over searches.
 
     Attributes:
-        method: the strategy, with or without a race among its best.
+        method: a strategy, with or without a race among its best, or `RANDOM`.
         budget: of the architectures.
         regret: test accuracy lost against the best within the budget, means over the table's seeds.
-        random: the same of random search in the same time.
         trainings: time of the search, in trainings of the dearest architecture.
-        agreement: share of slots on which two seeds agree, mean over pairs.
-        found: how often each architecture was found.
+        agreement: share of slots on which two searches agree, mean over pairs.
+        found: share of the searches that found each architecture, most often first.
     """
 
     method: str
     budget: str
     regret: Interval
-    random: Interval
     trainings: float
     agreement: float
-    found: Mapping[str, int]
+    found: Mapping[str, float]
 
 
 def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) -> list[Row]:
-    """Every strategy, alone and with a race, without a budget and under the space's own.
+    """Every strategy, alone and with a race, without a budget and under the space's own; before each, random search.
 
-    The race is read from the table: the validation accuracy of one of its seeds decides, and its seconds are counted.
+    The times of strategies differ, and so do those of random search: each has the mean time of the strategy below it. A race
+    is read from the table: the validation accuracy of one of its seeds decides, and its seconds are counted.
     """
     made = []
     budgets: list[Mapping[str, float]] = [{}, table.space.budget] if table.space.budget else [{}]
@@ -202,17 +203,17 @@ def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) 
                 decided = race(table, shortlist, outcome.seed)
                 found.append(decided)
                 seconds.append(outcome.seconds + (sum(map(table.seconds, shortlist)) if raced else 0.0))
-            made.append(
-                Row(
-                    f"{strategy} + race of {finalists}" if raced else strategy,
-                    named(budget),
-                    bootstrap(lambda values: float(np.mean(values)), [table.regret(choice, budget) for choice in found]),
-                    random_regret(table, budget, float(np.mean(seconds)), len(found)),
-                    float(np.mean(seconds)) / dearest(table),
-                    agreement(found),
-                    counted(found),
-                )
-            )
+            regrets = [table.regret(choice, budget) for choice in found]
+            spent = float(np.mean(seconds))
+            trainings = spent / dearest(table)
+            drawn = random_searches(table, budget, spent)
+            by_chance = interval_of(table, drawn, budget, len(found))
+            name = f"{strategy} + race of {finalists}" if raced else strategy
+            regret = bootstrap(lambda values: float(np.mean(values)), regrets)
+            made += [
+                Row(RANDOM, named(budget), by_chance, trainings, agreement(drawn), shares(drawn)),
+                Row(name, named(budget), regret, trainings, agreement(found), shares(found)),
+            ]
     return made
 
 
@@ -228,17 +229,16 @@ def race(table: Table, choices: Sequence[Choice], seed: int) -> Choice:
     return max(choices, key=lambda choice: table.accuracy(choice, "validation", trained)) if len(choices) > 1 else choices[0]
 
 
-def random_regret(table: Table, budget: Mapping[str, float], seconds: float, seeds: int) -> Interval:
-    """Mean regret of random search: architectures within the budget, without repetition, trained until the time is up.
+def random_searches(table: Table, budget: Mapping[str, float], seconds: float) -> list[Choice]:
+    """What many random searches find: architectures within the budget, without repetition, trained until the time is up.
 
-    At least one is trained. The interval holds the means of as many searches as there are seeds.
+    At least one is trained. The best is taken by its validation accuracy under one seed.
     """
     generator = random.Random(0)
     met = table.within(budget)
     cost = {choice: table.seconds(choice) for choice in met}
-    regret = {choice: table.regret(choice, budget) for choice in met}
     validation = {seed: table.accuracies("validation", seed) for seed in table.seeds}
-    drawn = []
+    found = []
     for _ in range(DRAWS):
         left, trained = seconds, list[Choice]()
         for choice in generator.sample(met, len(met)):
@@ -247,10 +247,18 @@ def random_regret(table: Table, budget: Mapping[str, float], seconds: float, see
                 break
             trained.append(choice)
         seed = generator.choice(table.seeds)
-        drawn.append(regret[max(trained, key=validation[seed].__getitem__)])
-    means = [float(np.mean(generator.choices(drawn, k=seeds))) for _ in range(DRAWS)]
+        found.append(max(trained, key=validation[seed].__getitem__))
+    return found
+
+
+def interval_of(table: Table, found: Sequence[Choice], budget: Mapping[str, float], searches: int) -> Interval:
+    """Mean regret of what was found; 95 % of the means of so few searches lie within the interval."""
+    generator = random.Random(0)
+    regret = {choice: table.regret(choice, budget) for choice in set(found)}
+    regrets = [regret[choice] for choice in found]
+    means = [float(np.mean(generator.choices(regrets, k=searches))) for _ in range(DRAWS)]
     low, high = np.percentile(means, (2.5, 97.5)).tolist()
-    return Interval(float(np.mean(drawn)), low, high)
+    return Interval(float(np.mean(regrets)), low, high)
 
 
 def dearest(table: Table) -> float:
@@ -259,15 +267,15 @@ def dearest(table: Table) -> float:
 
 
 def agreement(found: Sequence[Choice]) -> float:
-    """Share of slots on which two seeds agree, mean over pairs; NaN of one seed."""
-    pairs = list(itertools.combinations(found, 2))
-    return float(np.mean([np.mean([a == b for a, b in zip(*pair, strict=True)]) for pair in pairs])) if pairs else float("nan")
+    """Share of slots on which two searches agree, mean over pairs; NaN of one search."""
+    pairs = len(found) * (len(found) - 1)
+    equal = [sum(times * (times - 1) for times in Counter(column).values()) for column in zip(*found, strict=True)]
+    return float(np.mean(equal)) / pairs if pairs else float("nan")
 
 
-def counted(found: Sequence[Choice]) -> dict[str, int]:
+def shares(found: Sequence[Choice]) -> dict[str, float]:
     """How often each was found, most often first."""
-    names = [" ".join(choice) for choice in found]
-    return {name: names.count(name) for name in sorted(set(names), key=lambda name: -names.count(name))}
+    return {" ".join(choice): times / len(found) for choice, times in Counter(found).most_common()}
 
 
 def named(budget: Mapping[str, float]) -> str:
@@ -321,13 +329,13 @@ def ranks(table: Table, outcomes: Sequence[Outcome]) -> list[Ranks]:
 
 
 def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen]:
-    """Write the assessment as Markdown, and give it as tables for the terminal; random search stands in every row."""
+    """Write the assessment as Markdown, and give it as tables for the terminal; random search stands above every strategy."""
     seeds = len({outcome.seed for outcome in outcomes})
-    first = ["search", "budget", "regret", "random search, same time", "trainings", "agreement", "found (times)"]
+    first = ["search", "budget", "regret", "trainings", "agreement", "found (share of searches)"]
     second = ["search", "τ of scores", "τ of inherited accuracy", "τ in the best third", "step by step (validation)"]
     found = [
-        [row.method, row.budget, points(row.regret), points(row.random), f"{row.trainings:.1f}", f"{row.agreement:.0%}",
-         ", ".join(f"{name} ({times})" for name, times in list(row.found.items())[:3])]
+        [row.method, row.budget, points(row.regret), f"{row.trainings:.1f}", f"{row.agreement:.0%}",
+         ", ".join(f"{name} ({share:.0%})" for name, share in list(row.found.items())[:3])]
         for row in rows(table, outcomes)
     ]  # fmt: skip
     ranked = [

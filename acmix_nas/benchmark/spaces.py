@@ -12,18 +12,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from torch import nn
+
+from acmix_nas import cued
 from acmix_nas.architecture import Architecture
 from acmix_nas.backbone import make_backbone
 from acmix_nas.blocks import open_blocks
 from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
-from acmix_nas.cued import CLASSES, SIDE
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
+from acmix_nas.latency import timed
 from acmix_nas.slot import Slot, find_slots
 
-__all__ = ["CUED", "NAMED", "Choice", "Space", "space_of"]
+__all__ = ["CUED", "CUED_SHAPES", "NAMED", "Choice", "Space", "space_of"]
 
 SETTINGS = ("backbone", "backbone_args", "candidates", "slots", "heads", "data", "recipe")
 MANY = 10_000
@@ -51,21 +54,33 @@ class Space:
     epochs: Mapping[str, int] = field(default_factory=dict)
     warmups: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def backbone(self) -> nn.Module:
+        """As it stands before anything is chosen, made anew."""
+        config = self.config
+        backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": self.num_classes})
+        open_blocks(backbone)
+        return backbone
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return (3, self.config.data.image_size, self.config.data.image_size)
+
     @cached_property
     def slots(self) -> list[Slot]:
         """The slots, in order."""
         config = self.config
-        backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": self.num_classes})
-        open_blocks(backbone)
-        return find_slots(backbone, config.slots, config.heads, config.candidates)
+        return find_slots(self.backbone, config.slots, config.heads, config.candidates)
 
     @cached_property
     def costs(self) -> CostTable:
         """Multiply-adds and parameters of every operator at every slot."""
-        config = self.config
-        backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": self.num_classes})
-        open_blocks(backbone)
-        return CostTable.of(backbone, self.slots, (3, config.data.image_size, config.data.image_size))
+        return CostTable.of(self.backbone, self.slots, self.input_size)
+
+    def timed(self, device: str | None = None) -> CostTable:
+        """The same costs, and latencies of single images on this machine; see `acmix_nas.latency.timed`."""
+        return timed(self.costs, self.backbone, self.slots, self.input_size, device=device)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -139,7 +154,7 @@ class Space:
     def images(self, seed: int) -> DataConfig:
         """The images under a seed, which draws them where they are drawn at all."""
         data = self.config.data
-        return replace(data, data_seed=seed) if data.name == "cued-digits" else data
+        return replace(data, data_seed=seed) if data.drawn else data
 
     def alone(self, seed: int) -> Recipe:
         """How one architecture is trained."""
@@ -160,19 +175,27 @@ CUED = Space(
         candidates=("conv", "global", "acmix_global"),
         slots=("blocks.*.slot",),
         heads={"blocks.0.slot": 2, "*": 4},  # of 8 channels
-        data=DataConfig(name="cued-digits", image_size=SIDE),
+        data=DataConfig(name="cued-digits", image_size=cued.SIDE),
         strategy="single_path",
         arc_learning_rate=1e-2,
         recipe=Recipe(epochs=40, lr=4e-3, weight_decay=1e-2, min_lr=0.0, label_smoothing=0.0, clip_grad=5.0),
     ),
-    CLASSES,
+    len(cued.CUED["cued-digits"].classes),
     {"macs": 1.2e6},
     {"darts": 6, "proxyless": 6, "gumbel": 24},
     {"single_path": 8},
 )
 """Four slots, three candidates, 81 architectures, on `cued-digits`."""
 
-NAMED = {space.name: space for space in (CUED,)}
+CUED_SHAPES = replace(
+    CUED,
+    name="cued-shapes",
+    config=replace(CUED.config, data=replace(CUED.config.data, name="cued-shapes")),
+    num_classes=len(cued.CUED["cued-shapes"].classes),
+)
+"""The same networks, recipe, budget and searches on `cued-shapes`, for which nothing was tuned."""
+
+NAMED = {space.name: space for space in (CUED, CUED_SHAPES)}
 
 
 def space_of(text: str) -> Space:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from scipy.stats import kendalltau
 
 from acmix_nas.benchmark.spaces import NAMED, Choice, Space
@@ -19,9 +20,10 @@ from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError, one_of
-from acmix_nas.files import read_json, write_text
+from acmix_nas.files import provenance, read_json, write_text
+from acmix_nas.profile import device_name
 
-__all__ = ["Interval", "Run", "Table", "bootstrap", "kendall", "shipped"]
+__all__ = ["Interval", "Latencies", "Run", "Table", "bootstrap", "kendall", "shipped"]
 
 FORMAT = "acmix-nas benchmark"
 VERSION = 1
@@ -85,6 +87,33 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Latencies:
+    """What a forward of one image takes on one machine, fused, in milliseconds; an architecture's is the sum of its entries.
+
+    Attributes:
+        operators: slot → operator → milliseconds.
+        rest: of everything that is no slot.
+        made: which command measured them, when, with which versions, on which machine and with how many threads.
+    """
+
+    operators: Mapping[str, Mapping[str, float]]
+    rest: float
+    made: Mapping[str, Any]
+
+    @classmethod
+    def measured(cls, space: Space) -> Latencies:
+        """Of a space, on this machine's CPU."""
+        costs = space.timed("cpu")
+        operators = {slot: {name: cost.latency or 0.0 for name, cost in row.items()} for slot, row in costs.costs.items()}
+        made = {**provenance(), "machine": device_name(torch.device("cpu")), "threads": torch.get_num_threads()}
+        return cls(operators, costs.rest_latency or 0.0, made)
+
+    def of(self, slots: Mapping[str, str]) -> float:
+        """Of slot → operator."""
+        return self.rest + sum(self.operators[slot][operator] for slot, operator in slots.items())
+
+
+@dataclass(frozen=True)
 class Table:
     """The runs of a space. Accuracies are those after the last epoch unless another is named, means over seeds.
 
@@ -92,11 +121,13 @@ class Table:
         space: what was trained.
         runs: in any order.
         made: which commands made them, when, where, with which versions, and how many runs each.
+        latencies: of the machine that measured them; None where none did.
     """
 
     space: Space
     runs: tuple[Run, ...]
     made: tuple[Mapping[str, Any], ...] = ()
+    latencies: Latencies | None = None
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -162,8 +193,11 @@ class Table:
         return {choice: self.accuracy(choice, part, seed, epoch) for choice in self.choices}
 
     def cost(self, choice: Sequence[str]) -> dict[str, float]:
-        """Cost → its value, of the whole network."""
-        return self.space.cost(choice)
+        """Cost → its value, of the whole network: multiply-adds, parameters and, where it was measured, latency."""
+        counted = self.space.cost(choice)
+        if self.latencies is None:
+            return counted
+        return {**counted, "latency": self.latencies.of(self.space.by_slot(choice))}
 
     def within(self, budget: Mapping[str, float] | None) -> list[Choice]:
         """The architectures that meet every limit.
@@ -233,6 +267,8 @@ class Table:
             "slots": [slot.name for slot in space.slots],
             "costs": {" ".join(choice): self.cost(choice) for choice in self.choices},
         }  # fmt: skip
+        if self.latencies is not None:
+            head["latencies"] = asdict(self.latencies)
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
         runs = ",\n".join(f"    {json.dumps(run.as_json())}" for choice in self.choices for run in self.by_choice[choice])
         return write_text(path, "{\n" + ",\n".join([*lines, f'  "runs": [\n{runs}\n  ]']) + "\n}\n")
@@ -254,9 +290,10 @@ class Table:
             config = SearchConfig(**settings, data=data, recipe=recipe, race_epochs=recipe.epochs, arc_warmup=0)
             space = Space(said["name"], config, said["num_classes"], said["budget"])
             runs = tuple(Run.of_json(run) for run in content["runs"])
+            latencies = Latencies(**content["latencies"]) if "latencies" in content else None
         except (KeyError, TypeError) as error:
             raise UserError(f"table {str(path)!r} was written by another version ({error}); tabulate again") from None
-        return cls(space, runs, tuple(content.get("made", ())))
+        return cls(space, runs, tuple(content.get("made", ())), latencies)
 
 
 def fits(costs: Mapping[str, float], budget: Mapping[str, float]) -> bool:
@@ -266,6 +303,8 @@ def fits(costs: Mapping[str, float], budget: Mapping[str, float]) -> bool:
         UserError: for a limit on something that is not counted.
     """
     for name in budget:
+        if name == "latency" and name not in costs:
+            raise UserError("budget on latency needs a table that has latencies; make one with acmix-nas tabulate --latency")
         if name not in costs:
             raise one_of("budget", name, costs)
     return all(costs[name] <= limit for name, limit in budget.items())
@@ -285,4 +324,9 @@ def shipped(name: str = "cued") -> Table:
     if name not in NAMED:
         raise one_of("table", name, NAMED)
     with resources.as_file(resources.files("acmix_nas.benchmark") / f"{name}.json") as path:
+        if not path.exists():
+            raise UserError(
+                f"table: none of {name} comes with the package; make one with acmix-nas tabulate --space {name} "
+                "--output table.json, and give it with --table table.json"
+            )
         return Table.load(path).of(NAMED[name])

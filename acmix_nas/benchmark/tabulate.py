@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from acmix_nas.architecture import build
 from acmix_nas.benchmark.spaces import Choice, Space
-from acmix_nas.benchmark.table import Run, Table
+from acmix_nas.benchmark.table import Latencies, Run, Table
 from acmix_nas.classification import Retraining
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
@@ -66,8 +67,9 @@ def train_alone(space: Space, choice: Choice, seed: int) -> Run:
 
 
 def tabulate(
-    space: Space, path: Path, seeds: int = 3, sample: int | None = None, workers: int = 2, progress: bool = True
-) -> Table:
+    space: Space, path: Path, seeds: int = 3, sample: int | None = None, workers: int = 2, progress: bool = True,
+    latency: bool = False,
+) -> Table:  # fmt: skip
     """Train, and write the table anew after every training.
 
     It may be interrupted at any time; the same call goes on with what is missing. All architectures are trained under one
@@ -78,6 +80,7 @@ def tabulate(
         seeds: 0 to seeds − 1; each draws weights, the order of images and, where they are drawn, the images.
         sample: so many random architectures instead of all.
         workers: processes, of one thread each.
+        latency: whether the table is to have latencies too; where it has none yet, they are measured before anything trains.
 
     Raises:
         UserError: where the file is no table, or one of another space.
@@ -94,6 +97,12 @@ def tabulate(
     missing = [(choice, seed) for seed in range(seeds) for choice in choices if (choice, seed) not in known]
     machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {workers} trainings at a time"
     here = {**provenance(), "machine": machine}
+    latencies = table.latencies if table is not None else None
+    if latency and latencies is None:
+        latencies = Latencies.measured(space)
+        if table is not None:  # which may be whole but for them
+            table = replace(table, latencies=latencies)
+            table.save(path)
     with Progress(
         TextColumn("training alone"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, disable=not progress,
@@ -102,7 +111,7 @@ def tabulate(
         task = bar.add_task("", total=total, completed=total - len(missing))
         for number, run in enumerate(_trained(space, missing, workers), start=1):
             runs = (*runs, run)
-            table = Table(space, runs, (*made, {**here, "runs": number}))
+            table = Table(space, runs, (*made, {**here, "runs": number}), latencies)
             table.save(path)
             bar.advance(task)
     assert table is not None

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from acmix_nas.benchmark.assess import (
+    RANDOM,
     Outcome,
     agreement,
     assess,
     best_of,
     check_strategies,
     dearest,
+    interval_of,
     outcome_of,
     race,
-    random_regret,
+    random_searches,
     ranks,
     report,
     rows,
@@ -42,7 +44,7 @@ def blind(table: Table, seed: int) -> Outcome:
 def test_a_perfect_ranking_has_no_regret_under_any_budget_and_a_blind_one_has() -> None:
     table = made_up()
     outcomes = [perfect(table), *(blind(table, seed) for seed in range(8))]
-    found = {(row.method, row.budget): row for row in rows(table, outcomes, finalists=3)}
+    found = {(row.method, row.budget): row for row in rows(table, outcomes, finalists=3) if row.method != RANDOM}
     assert len(found) == 2 * 2 * 2
     for (method, _), row in found.items():
         if method.startswith("perfect"):
@@ -56,6 +58,17 @@ def test_a_race_costs_its_trainings_and_repairs_a_bad_order() -> None:
     found = {row.method: row for row in rows(table, [blind(table, seed) for seed in range(8)], finalists=5)}
     assert found["blind + race of 5"].trainings == found["blind"].trainings + 5 == 7
     assert found["blind + race of 5"].regret.value < found["blind"].regret.value
+
+
+def test_random_search_stands_above_every_strategy_with_the_same_time_and_budget() -> None:
+    table = made_up()
+    found = rows(table, [perfect(table, seconds=20), *(blind(table, seed) for seed in range(8))], finalists=3)
+    assert [row.method == RANDOM for row in found] == [True, False] * 8
+    for chance, strategy in zip(found[::2], found[1::2], strict=True):
+        assert (chance.budget, chance.trainings) == (strategy.budget, strategy.trainings)
+        assert sum(chance.found.values()) == pytest.approx(1)
+    assert found[0].regret.value < found[2].regret.value  # 20 trainings and 2
+    assert found[0].agreement > found[2].agreement > 1 / 3
 
 
 def test_a_race_is_decided_by_validation_accuracy_not_by_the_test_part() -> None:
@@ -73,7 +86,7 @@ def test_the_shortlist_keeps_within_the_budget() -> None:
 
 def test_random_search_regrets_less_with_more_time_and_nothing_when_it_trains_all() -> None:
     table = made_up()
-    short, longer, all_of_it = (random_regret(table, {}, seconds, 8) for seconds in (1.5, 10.5, 81.5))
+    short, longer, all_of_it = (interval_of(table, random_searches(table, {}, seconds), {}, 8) for seconds in (1.5, 10.5, 81.5))
     assert short.value == pytest.approx(0.4, abs=0.03)  # one architecture: the mean of the space
     # The best of n = 10 of 81 ranks is on average the 82 / 11 th.
     assert longer.value == pytest.approx(0.01 * (82 / 11 - 1), rel=0.15)
@@ -85,6 +98,7 @@ def test_agreement_is_the_share_of_equal_slots() -> None:
     a, b = ("conv",) * 4, ("conv", "conv", "conv", "global")
     assert agreement([a, a]) == 1
     assert agreement([a, b]) == 0.75
+    assert agreement([a, a, b]) == pytest.approx((1 + 0.75 + 0.75) / 3)
     assert math.isnan(agreement([a]))
 
 
@@ -131,8 +145,9 @@ def test_the_report_has_both_tables(tmp_path: Path) -> None:
     table = made_up(noise=0.05)
     screens = report(table, [perfect(table), blind(table, 1)], tmp_path / "assessment.md")
     text = (tmp_path / "assessment.md").read_text()
-    assert [screen.row_count for screen in screens] == [8, 2]
+    assert [screen.row_count for screen in screens] == [16, 2]
     assert text.count("\n| perfect") == 5
+    assert text.count(f"\n| {RANDOM}") == 8
     assert "noise ceiling" in text
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acmix_nas.benchmark.spaces import CUED
-from acmix_nas.benchmark.table import Run, Table, bootstrap, kendall, shipped
+from acmix_nas.benchmark.table import Latencies, Run, Table, bootstrap, kendall, shipped
 from acmix_nas.errors import UserError
 
 
@@ -88,7 +88,28 @@ def test_a_table_reads_what_it_wrote(tmp_path: Path) -> None:
     assert again.space.budget == table.space.budget
 
 
+def with_latencies() -> Table:
+    """Attention takes a millisecond a slot, and convolution none."""
+    operators = {slot.name: {name: float(name != "conv") for name in slot.candidates} for slot in CUED.slots}
+    return replace(made_up(), latencies=Latencies(operators, 0.25, {"machine": "a made-up one"}))
+
+
+def test_latency_is_a_cost_like_the_others_where_the_table_has_it(tmp_path: Path) -> None:
+    table = with_latencies()
+    choice = ("conv", "global", "conv", "acmix_global")
+    assert table.cost(choice) == {**CUED.cost(choice), "latency": 2.25}
+    best = table.best({"latency": 1.5})
+    assert sum(name != "conv" for name in best) == 1
+    assert table.accuracy(best) == max(table.accuracy(one) for one in table.choices if table.cost(one)["latency"] <= 1.5)
+    both = set(table.within({"latency": 1.5, "macs": 1.2e6}))
+    assert both == set(table.within({"latency": 1.5})) & set(table.within({"macs": 1.2e6}))
+    again = Table.load(table.save(tmp_path / "table.json"))
+    assert again.latencies == table.latencies
+    assert "latencies" not in made_up().save(tmp_path / "without.json").read_text()
+
+
 @pytest.mark.parametrize(("call", "said"), [
+    (lambda t: t.best({"latency": 1.0}), "budget on latency needs a table that has latencies.*tabulate --latency"),
     (lambda t: t.accuracy(("conv",) * 3), "choice must be"),
     (lambda t: t.accuracy(("conv",) * 4, "train"), "part must be"),
     (lambda t: t.accuracy(("conv",) * 4, seed=9), "seed must be"),
@@ -144,3 +165,5 @@ def test_in_the_shipped_table_placement_matters() -> None:
 def test_there_is_no_other_table() -> None:
     with pytest.raises(UserError, match="table must be one of cued"):
         shipped("imagenet")
+    with pytest.raises(UserError, match=r"tabulate --space cued-shapes .* --table"):
+        shipped("cued-shapes")

@@ -85,3 +85,16 @@ def test_another_space_is_not_written_into_the_same_folder(tmp_path: Path) -> No
 def test_no_training_at_all_is_refused(tmp_path: Path, arguments: dict[str, int], said: str) -> None:
     with pytest.raises(UserError, match=f"{said} must be at least 1"):
         tabulate(SMALL, tmp_path / "table.json", progress=False, **arguments)  # type: ignore[arg-type]
+
+
+def test_latencies_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = tmp_path / "table.json"
+    assert tabulate(SMALL, path, seeds=1, sample=1, workers=1, progress=False).latencies is None
+    tabulate(SMALL, path, seeds=1, sample=1, workers=1, progress=False, latency=True)  # nothing is left to train
+    first = Table.load(path).latencies
+    assert first is not None
+    assert first.operators["blocks.3.slot"].keys() == {"conv", "global"}
+    assert first.rest > 0
+    assert {"made_by", "machine", "threads"} <= first.made.keys()
+    assert tabulate(SMALL, path, seeds=1, workers=1, progress=False, latency=True).latencies == first

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from typing import Any
+
 import nni
 import pytest
 
+from acmix_nas.benchmark.spaces import CUED
 from acmix_nas.errors import UserError
 from acmix_nas.strategies import EvolutionTuner
 
@@ -64,3 +69,38 @@ def test_it_ends_where_nothing_is_left_to_ask_for() -> None:
     tuner.update_search_space({"a": SPACE["a"]})
     with pytest.raises(nni.NoMoreTrialError, match="nothing new"):
         best_of(tuner, 4)
+
+
+SLOTS = {slot.name: {"_type": "choice", "_value": list(slot.candidates)} for slot in CUED.slots}
+NETWORK = {"network": {"backbone": "cued_net"}, "image_size": 20, "heads": dict(CUED.config.heads)}  # type: ignore[arg-type]
+
+
+def test_a_budget_is_met_by_all_that_is_asked_for_and_leaves_nothing_out() -> None:
+    tuner = EvolutionTuner(budget=["macs=1.2M"], **NETWORK)
+    tuner.update_search_space(SLOTS)
+    met = {choice for choice in CUED.choices() if CUED.cost(choice)["macs"] <= 1.2e6}
+    asked = [tuner.generate_parameters(number) for number in range(len(met))]
+    assert {CUED.in_order(slots) for slots in asked} == met
+    with pytest.raises(nni.NoMoreTrialError):
+        tuner.generate_parameters(len(met))
+
+
+@pytest.mark.parametrize(("arguments", "space", "words"), [
+    ({"budget": ["macs=1.2M"]}, SLOTS, "budget needs network"),
+    ({"budget": ["macs=1.2M"], "network": {"num_classes": 5}}, SLOTS, "budget needs network"),
+    ({"budget": ["macs=1.2M"], "feasible": bool, **NETWORK}, SLOTS, "no feasible"),
+    ({"budget": ["watts=1"], **NETWORK}, SLOTS, "budget must be one of macs"),
+    ({"budget": ["macs=1k"], **NETWORK}, SLOTS, "met by no architecture; the cheapest has"),
+    ({"budget": ["macs=1.2M"], **NETWORK}, {**SLOTS, "blocks.4.slot": SPACE["a"]}, "'blocks.4.slot' is no slot of cued_net"),
+    ({"budget": ["macs=1.2M"], **NETWORK}, {"blocks.0.slot": {"_type": "choice", "_value": ["conf"]}}, "conf"),
+])  # fmt: skip
+def test_a_budget_that_cannot_be_kept_is_refused(arguments: dict[str, Any], space: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        EvolutionTuner(**arguments).update_search_space(space)
+    assert "\n" not in str(caught.value)
+
+
+def test_it_is_there_before_torch_is() -> None:
+    """NNI's server waits ten seconds for a tuner to be built; PyTorch and timm take most of them on a busy machine."""
+    code = "import sys; from acmix_nas.strategies import EvolutionTuner as T; T(budget=['macs=1M'], network={'backbone': 'x'})"
+    subprocess.run([sys.executable, "-c", f"{code}; assert not {{'torch', 'timm'}} & set(sys.modules)"], check=True)
