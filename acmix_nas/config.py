@@ -15,11 +15,23 @@ from acmix_nas.errors import UserError, one_of
 from acmix_nas.files import provenance, read_json, write_json
 from acmix_nas.slot import DEFAULT_CANDIDATES, Heads
 
-__all__ = ["STRATEGIES", "SearchConfig"]
+__all__ = ["STRATEGIES", "SearchConfig", "check_temperature"]
 
 STRATEGIES = ("single_path", "darts", "gumbel", "proxyless", "random")
 DIFFERENTIABLE = ("darts", "gumbel", "proxyless")
 SETTINGS = "search.json"
+
+
+def check_temperature(temperature: Sequence[float]) -> tuple[float, float]:
+    """The temperatures of the first and the last epoch.
+
+    Raises:
+        UserError: where they are not two positive numbers, or rise.
+    """
+    if len(temperature) != 2 or not temperature[0] >= temperature[1] > 0:
+        got = ", ".join(map(str, temperature))
+        raise UserError(f"temperature must be two positive numbers, the second no larger, as in 10,0.1; got {got}")
+    return float(temperature[0]), float(temperature[1])
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,9 @@ class SearchConfig:
             "proxyless": a distribution over them is trained with the supernet; "random": no supernet, a race alone.
         penalty: weight of the expected cost, of darts.
         cost: what the penalty counts, "macs" or "parameters".
+        darts_order: 1 moves the architecture by the weights as they are; 2 by what they will be after their next step, for
+            the price of three more gradients.
+        temperature: of gumbel, in the first and in the last epoch.
         arc_learning_rate: of the architecture's parameters.
         arc_warmup: epochs in which the architecture does not move; of "single_path", those that train all candidates as one
             mixture.
@@ -62,6 +77,8 @@ class SearchConfig:
     strategy: str = "darts"
     penalty: float = 0.0
     cost: str = "macs"
+    darts_order: int = 1
+    temperature: Sequence[float] = (10.0, 0.1)
     arc_learning_rate: float = 3e-2
     arc_warmup: int = 1
     samples: int = 100
@@ -86,6 +103,13 @@ class SearchConfig:
             raise UserError(f"penalty must be a number of 0 or more; got {self.penalty!r}")
         if self.penalty and self.strategy != "darts":
             raise UserError(f"penalty needs strategy darts, whose cost has a gradient; got strategy={self.strategy!r}")
+        if self.darts_order not in (1, 2):
+            raise one_of("darts_order", self.darts_order, (1, 2))
+        if self.darts_order == 2 and self.strategy != "darts":
+            raise UserError(f"darts_order 2 needs strategy darts; got strategy={self.strategy!r}")
+        if self.darts_order == 2 and self.recipe.precision != "32-true":
+            raise UserError(f"darts_order 2 needs precision 32-true: it takes differences; got {self.recipe.precision!r}")
+        object.__setattr__(self, "temperature", check_temperature(self.temperature))
         if self.recipe.ema_decay:
             raise UserError("ema_decay must be 0 in a search: the supernet keeps no average of its weights")
         if self.strategy != "random" and not 0 <= self.arc_warmup < self.recipe.epochs:

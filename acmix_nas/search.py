@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import nni.nas.strategy as nni_strategy
+import nni.nas.strategy  # noqa: F401  imported first: NNI's one-shot modules and its strategies import each other
 import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
@@ -41,7 +41,7 @@ from acmix_nas.latency import timed
 from acmix_nas.ranking import Ranker
 from acmix_nas.retrain import retrain
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
-from acmix_nas.strategies import DARTS, SinglePath, in_order
+from acmix_nas.strategies import DARTS, Gumbel, Proxyless, SinglePath
 from acmix_nas.strategies.evolution import RegularizedEvolution
 from acmix_nas.train import evaluate, first_process, make_trainer, quiet, recalibrate, running, seed_all, trainer_options
 
@@ -67,8 +67,10 @@ def make_strategy(config: SearchConfig) -> OneShotStrategy:
         "gradient_clip_val": config.recipe.clip_grad,
     }
     if config.strategy == "darts":
-        return DARTS(penalty=config.penalty, cost=config.cost, **arguments)
-    return {"gumbel": nni_strategy.GumbelDARTS, "proxyless": nni_strategy.Proxyless}[config.strategy](**arguments)
+        return DARTS(penalty=config.penalty, cost=config.cost, order=config.darts_order, **arguments)
+    if config.strategy == "gumbel":
+        return Gumbel(temperature=config.temperature, **arguments)
+    return Proxyless(**arguments)
 
 
 def describe(config: SearchConfig, data: ImageData, choice: Mapping[str, str], **found: Any) -> Architecture:
@@ -183,8 +185,6 @@ def train_supernet(
         if last.exists():
             evaluator.fit_kwargs["ckpt_path"] = str(last)
         evaluator = strategy.mutate_evaluator(evaluator)
-        if config.strategy in ("gumbel", "proxyless"):
-            evaluator.module.arch_parameters = lambda: in_order(evaluator.module)
         # NNI would report its own idea of a metric to the experiment, under the trial's name.
         evaluator.module._final_report = lambda: None
         evaluator.evaluate(space)

@@ -84,9 +84,13 @@ class Interrupt(pl.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
-def test_killed_and_continued_equals_uninterrupted(strategy: str, tmp_path: Path) -> None:
-    settings = config(epochs=4, strategy=strategy, penalty=0.1 if strategy == "darts" else 0.0)
+@pytest.mark.parametrize(
+    "changes",
+    [*({"strategy": name} for name in STRATEGIES if name != "random"), {"darts_order": 2, "penalty": 0.1}],
+    ids=lambda changes: " ".join(map(str, changes.values())),
+)
+def test_killed_and_continued_equals_uninterrupted(changes: dict[str, Any], tmp_path: Path) -> None:
+    settings = config(epochs=4, **changes)
     whole = search(settings, tmp_path / "whole", progress=False)
     with pytest.raises(KeyboardInterrupt):
         search(settings, tmp_path / "cut", callbacks=[Interrupt()], progress=False)
@@ -238,6 +242,10 @@ def test_the_seed_gives_the_weights() -> None:
     [
         ({"strategy": "dart"}, "strategy must be one of single_path, darts, gumbel, proxyless, random; got 'dart'"),
         ({"strategy": "gumbel", "penalty": 0.1}, "penalty needs strategy darts"),
+        ({"darts_order": 3}, "darts_order must be one of 1, 2; got 3"),
+        ({"strategy": "gumbel", "darts_order": 2}, "darts_order 2 needs strategy darts; got strategy='gumbel'"),
+        ({"darts_order": 2, "recipe": Recipe(precision="bf16-mixed")}, "darts_order 2 needs precision 32-true"),
+        ({"temperature": (1.0, 2.0)}, "temperature must be two positive numbers, .* got 1.0, 2.0"),
         ({"arc_warmup": 2}, "arc_warmup must be from 0 to below epochs=2"),
         ({"arc_learning_rate": 0.0}, "arc_learning_rate must be positive"),
         ({"backbone_args": {"num_classes": 3}}, "must not say num_classes"),
