@@ -54,8 +54,12 @@ class SearchConfig:
             the price of three more gradients.
         temperature: of gumbel, in the first and in the last epoch.
         arc_learning_rate: of the architecture's parameters.
-        arc_warmup: epochs in which the architecture does not move; of "single_path", those that train all candidates as one
-            mixture.
+        arc_warmup: epochs in which the architecture does not move, since what learns fastest would win; of "single_path",
+            those that train all candidates as one mixture.
+        watch: whether a search by "darts", "gumbel" or "proxyless" says at its end how decided it is: its entropy, the share of
+            slots where one operator is first, and the slots that are coin flips, which another seed turns over.
+        patience: epochs in a row with a search-validation accuracy clearly below the best after which such a search has
+            collapsed: it stops, and its last good distribution counts; 0 lets it go on.
         samples: architectures that "single_path" judges by the supernet: all, where there are no more, or else by evolution.
         budget: limits that the architecture must meet, as in "macs=1.2M", "params=300k", "latency=3ms".
         finalists: of the best architectures within the budget so many are trained alone, and the best of them is taken;
@@ -81,6 +85,8 @@ class SearchConfig:
     temperature: Sequence[float] = (10.0, 0.1)
     arc_learning_rate: float = 3e-2
     arc_warmup: int = 1
+    watch: bool = True
+    patience: int = 3
     samples: int = 100
     budget: Sequence[str] = ()
     finalists: int = 1
@@ -116,6 +122,8 @@ class SearchConfig:
             raise UserError(f"arc_warmup must be from 0 to below epochs={self.recipe.epochs}; got arc_warmup={self.arc_warmup}")
         if not self.arc_learning_rate > 0:
             raise UserError(f"arc_learning_rate must be positive; got arc_learning_rate={self.arc_learning_rate}")
+        if self.patience < 0:
+            raise UserError(f"patience must be 0 or more; got patience={self.patience}")
         for name in ("samples", "finalists", "race_epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {name}={getattr(self, name)}")

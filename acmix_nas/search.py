@@ -33,6 +33,7 @@ from acmix_nas.classification import Classification, Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import ImageData
+from acmix_nas.decision import Decision
 from acmix_nas.derive import derive, inherit, log_probabilities, ranked
 from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, read_json, save_tensors, write_json
@@ -41,11 +42,12 @@ from acmix_nas.latency import timed
 from acmix_nas.ranking import Ranker
 from acmix_nas.retrain import retrain
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
-from acmix_nas.strategies import DARTS, Gumbel, Proxyless, SinglePath
+from acmix_nas.strategies import DARTS, Guard, Gumbel, Proxyless, SinglePath
 from acmix_nas.strategies.evolution import RegularizedEvolution
 from acmix_nas.train import evaluate, first_process, make_trainer, quiet, recalibrate, running, seed_all, trainer_options
 
 DRAWS = 10_000
+COLLAPSE = "collapse.json"
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
 
@@ -146,6 +148,8 @@ def train_supernet(
 ) -> None:
     """Turn the space into a supernet, in place, and train it; checkpoints/last.ckpt after each epoch, supernet.pt at the end.
 
+    A search that collapses ends early, with the distribution from before, and says so in collapse.json.
+
     Args:
         resume: continue from the end of the last whole epoch, to the result of an uninterrupted search.
 
@@ -172,7 +176,8 @@ def train_supernet(
     images = SearchImages(data, alternating=config.differentiable)
     task = SearchTask(config.recipe, data.num_classes, images)
     bias = BiasLogger(folder, network=lambda: space.backbone, every=config.recipe.epochs)
-    options = trainer_options(folder, config.recipe, [bias, *callbacks], progress, monitor=None)
+    guards = [Guard(config.patience)] if config.differentiable and config.patience else []
+    options = trainer_options(folder, config.recipe, [bias, *guards, *callbacks], progress, monitor=None)
     if config.differentiable:
         options.pop("gradient_clip_val")  # NNI's loop is manual: the strategy clips
     options |= trainer_kwargs or {}
@@ -189,6 +194,9 @@ def train_supernet(
         evaluator.module._final_report = lambda: None
         evaluator.evaluate(space)
     if first_process():
+        for guard in guards:
+            if guard.collapse is not None:
+                write_json(folder / COLLAPSE, guard.collapse)
         save_tensors(done, space.state_dict())
 
 
@@ -247,7 +255,8 @@ def search(
     Writes into the folder, beside what `train_supernet` does: architecture.json, network.pt (its weights: the supernet's, or
     those of the race where there was one), ranking.json (what a single-path search judged), race/1, race/2, … (what
     `retrain` writes of each finalist), history.csv and tensorboard/ (probabilities, α and β by epoch), and result.json, which
-    is what is returned. Of several processes the first does; the others return nothing.
+    is what is returned, with how decided a differentiable search is, and whether it collapsed. Of several processes the first
+    does; the others return nothing.
 
     Raises:
         UserError: where the folder holds a finished search, or no architecture meets the budget, and as `train_supernet` does.
@@ -302,6 +311,10 @@ def search(
         "metric": metric.get("val_accuracy", metric.get("inherited_val_accuracy")), "costs": costs,
         "finalists": choices, "seconds": seconds["all"], "seconds_to_shortlist": seconds["shortlist"],
     }  # fmt: skip
+    if config.differentiable and config.watch:
+        result["decision"] = Decision.of(probabilities).as_json()
+    if (folder / COLLAPSE).exists():
+        result["collapse"] = read_json(folder / COLLAPSE, "collapse")
     write_json(folder / "result.json", result)
     return result
 

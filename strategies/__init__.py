@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from acmix_nas.strategies.darts import DARTS
     from acmix_nas.strategies.evolution import RegularizedEvolution
+    from acmix_nas.strategies.guard import Guard
     from acmix_nas.strategies.gumbel import Gumbel
     from acmix_nas.strategies.proxyless import Proxyless
     from acmix_nas.strategies.single_path import SinglePath
     from acmix_nas.strategies.tuner import EvolutionTuner
 
-__all__ = ["DARTS", "EvolutionTuner", "Gumbel", "Proxyless", "RegularizedEvolution", "SinglePath"]
+__all__ = ["DARTS", "EvolutionTuner", "Guard", "Gumbel", "Proxyless", "RegularizedEvolution", "SinglePath"]
 
 MODULES = {
     "DARTS": "darts",
     "EvolutionTuner": "tuner",
+    "Guard": "guard",
     "Gumbel": "gumbel",
     "Proxyless": "proxyless",
     "RegularizedEvolution": "evolution",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from torch import Tensor, nn
 
-from acmix_nas.bias.observation import entropy
+from acmix_nas.decision import Decision
 from acmix_nas.search_spaces import MixedSlot
 
 __all__ = ["SearchModule"]
@@ -59,9 +58,9 @@ class SearchModule(DartsLightningModule):
 
     def log_probs(self, probs: dict[str, dict[str, float]]) -> None:
         """How decided the distribution is; NNI logs every probability, which `BiasLogger` does once an epoch."""
-        entropies = [entropy(row.values()) for row in probs.values()]
-        largest = sum(math.log(len(row)) for row in probs.values())
-        self.log("entropy", sum(entropies) / max(largest, 1e-9), prog_bar=True)
+        decision = Decision.of(probs)
+        self.log("entropy", decision.entropy, prog_bar=True)
+        self.log("dominance", decision.dominance)
 
 
 def loss_of(given: Any) -> Tensor:

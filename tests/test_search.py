@@ -246,6 +246,7 @@ def test_the_seed_gives_the_weights() -> None:
         ({"strategy": "gumbel", "darts_order": 2}, "darts_order 2 needs strategy darts; got strategy='gumbel'"),
         ({"darts_order": 2, "recipe": Recipe(precision="bf16-mixed")}, "darts_order 2 needs precision 32-true"),
         ({"temperature": (1.0, 2.0)}, "temperature must be two positive numbers, .* got 1.0, 2.0"),
+        ({"patience": -1}, "patience must be 0 or more; got patience=-1"),
         ({"arc_warmup": 2}, "arc_warmup must be from 0 to below epochs=2"),
         ({"arc_learning_rate": 0.0}, "arc_learning_rate must be positive"),
         ({"backbone_args": {"num_classes": 3}}, "must not say num_classes"),
