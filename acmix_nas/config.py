@@ -19,6 +19,7 @@ __all__ = ["STRATEGIES", "SearchConfig", "check_temperature"]
 
 STRATEGIES = ("single_path", "darts", "gumbel", "proxyless", "random")
 DIFFERENTIABLE = ("darts", "gumbel", "proxyless")
+SELECTIONS = ("argmax", "perturbation")
 SETTINGS = "search.json"
 
 
@@ -56,6 +57,8 @@ class SearchConfig:
         arc_learning_rate: of the architecture's parameters.
         arc_warmup: epochs in which the architecture does not move, since what learns fastest would win; of "single_path",
             those that train all candidates as one mixture.
+        selection: what an operator of darts is worth: "argmax" goes by its probability; "perturbation" by what the mixture
+            loses without it, slot by slot, for one evaluation per candidate.
         watch: whether a search by "darts", "gumbel" or "proxyless" says at its end how decided it is: its entropy, the share of
             slots where one operator is first, and the slots that are coin flips, which another seed turns over.
         patience: epochs in a row with a search-validation accuracy clearly below the best after which such a search has
@@ -85,6 +88,7 @@ class SearchConfig:
     temperature: Sequence[float] = (10.0, 0.1)
     arc_learning_rate: float = 3e-2
     arc_warmup: int = 1
+    selection: str = "argmax"
     watch: bool = True
     patience: int = 3
     samples: int = 100
@@ -115,6 +119,10 @@ class SearchConfig:
             raise UserError(f"darts_order 2 needs strategy darts; got strategy={self.strategy!r}")
         if self.darts_order == 2 and self.recipe.precision != "32-true":
             raise UserError(f"darts_order 2 needs precision 32-true: it takes differences; got {self.recipe.precision!r}")
+        if self.selection not in SELECTIONS:
+            raise one_of("selection", self.selection, SELECTIONS)
+        if self.selection != "argmax" and self.strategy != "darts":
+            raise UserError(f"selection {self.selection} needs strategy darts, which has a mixture; got {self.strategy!r}")
         object.__setattr__(self, "temperature", check_temperature(self.temperature))
         if self.recipe.ema_decay:
             raise UserError("ema_decay must be 0 in a search: the supernet keeps no average of its weights")

@@ -39,6 +39,7 @@ from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, read_json, save_tensors, write_json
 from acmix_nas.finished import RANKING
 from acmix_nas.latency import timed
+from acmix_nas.perturbation import Perturbation
 from acmix_nas.ranking import Ranker
 from acmix_nas.retrain import retrain
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
@@ -271,6 +272,7 @@ def search(
     table = costs_of(config, space, data)
     cheapest(table, config.limits)
     probabilities: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = {}
     if config.strategy == "random":
         config.save(folder)
         choices = uniform(config, space, table)
@@ -283,7 +285,9 @@ def search(
             return {}
         if config.differentiable:
             probabilities = probabilities_of(space)
-            choices = ranked(log_probabilities(probabilities), table, config.limits, config.finalists)
+            if config.selection == "perturbation":
+                scores = Perturbation.of(space.backbone, space.slots, data).scores(probabilities, progress)
+            choices = ranked(scores or log_probabilities(probabilities), table, config.limits, config.finalists)
         else:
             judged = rank(config, space, data, table, progress)
             write_ranking(folder / RANKING, judged, table)
@@ -302,9 +306,8 @@ def search(
     seconds["all"] = round(perf_counter() - start, 2)
     costs = table.of_architecture(choice)
     metric |= costs
-    describe(config, data, choice, budget=config.limits, metric=metric, probabilities=probabilities).save(
-        folder / "architecture.json"
-    )
+    found = {"metric": metric, "probabilities": probabilities, "scores": scores}
+    describe(config, data, choice, budget=config.limits, **found).save(folder / "architecture.json")
     result = {
         **provenance(), "trial": None, "sequence": 0, "parameters": {},
         "search": asdict(config), "architecture": "architecture.json",
