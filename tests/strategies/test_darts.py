@@ -112,14 +112,19 @@ def test_virtual_steps_leave_weights_statistics_and_logs_to_the_real_ones(
         data = ImageData(settings.data, 0)
         train_supernet(changed, data, space, tmp_path / str(warmup), callbacks=[seen], progress=False)
         states.append(space.state_dict())
-        logged.append(seen.accuracy)
+        logged.append(seen.accuracies)
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert logged[0] == logged[1]
 
 
 class Seen(pl.Callback):
+    """The accuracy on training images, epoch by epoch."""
+
+    def __init__(self) -> None:
+        self.accuracies: list[float] = []
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002
-        self.accuracy = float(trainer.callback_metrics["train_accuracy"])
+        self.accuracies.append(float(trainer.callback_metrics["train_accuracy"]))
 
 
 def test_takes_the_arguments_of_nnis() -> None:
