@@ -128,7 +128,7 @@ def search(
     out.print(slots_table(architecture))
     for what in ("decision", "collapse"):
         if what in result:
-            out.print(result[what]["said"])
+            out.print(result[what]["said"], soft_wrap=True)  # one line, however wide
     macs = f"{show('macs', result['costs']['macs'])} MACs"
     trained = "with inherited weights" if len(result["finalists"]) == 1 else f"in a race of {len(result['finalists'])}"
     out.print(
