@@ -24,7 +24,7 @@ VERSION = 1
 KINDS: dict[str, tuple[type, ...]] = {
     "backbone": (str, NoneType), "slots": (dict,), "candidates": (list,), "backbone_args": (dict,), "pattern": (list,),
     "heads": (int, dict, NoneType), "budget": (dict,), "seed": (int, NoneType), "data": (dict,), "metric": (dict,),
-    "probabilities": (dict,),
+    "probabilities": (dict,), "scores": (dict,),
 }  # fmt: skip
 FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls", "output_fmt")
 
@@ -45,6 +45,7 @@ class Architecture:
         data: what it was searched on: {"name": "digits", "num_classes": 10, "image_size": 32}.
         metric: what the search measured, such as {"val_accuracy": 0.97}.
         probabilities: slot → operator → probability, where a search has them.
+        scores: slot → operator → what it adds to an architecture's score, where a search has chosen by something else.
         made: which command made it, when, and with which versions of the packages.
     """
 
@@ -59,6 +60,7 @@ class Architecture:
     data: Mapping[str, Any] = field(default_factory=dict)
     metric: Mapping[str, float] = field(default_factory=dict)
     probabilities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=provenance)
 
     def __post_init__(self) -> None:
@@ -130,7 +132,8 @@ class Architecture:
         OperatorName.parse(operator)
         candidates = list(dict.fromkeys([*self.candidates, operator]))
         slots = dict.fromkeys(self.slots, operator)
-        return replace(self, slots=slots, candidates=candidates, metric={}, probabilities={}, made=provenance())
+        nothing: dict[str, Any] = {"metric": {}, "probabilities": {}, "scores": {}}
+        return replace(self, slots=slots, candidates=candidates, **nothing, made=provenance())
 
 
 def check_operator(slot: str, operator: str) -> None:

@@ -126,6 +126,9 @@ def search(
         return
     architecture = Architecture.load(folder / "architecture.json")
     out.print(slots_table(architecture))
+    for what in ("decision", "collapse"):
+        if what in result:
+            out.print(result[what]["said"], soft_wrap=True)  # one line, however wide
     macs = f"{show('macs', result['costs']['macs'])} MACs"
     trained = "with inherited weights" if len(result["finalists"]) == 1 else f"in a race of {len(result['finalists'])}"
     out.print(

@@ -15,11 +15,24 @@ from acmix_nas.errors import UserError, one_of
 from acmix_nas.files import provenance, read_json, write_json
 from acmix_nas.slot import DEFAULT_CANDIDATES, Heads
 
-__all__ = ["STRATEGIES", "SearchConfig"]
+__all__ = ["STRATEGIES", "SearchConfig", "check_temperature"]
 
 STRATEGIES = ("single_path", "darts", "gumbel", "proxyless", "random")
 DIFFERENTIABLE = ("darts", "gumbel", "proxyless")
+SELECTIONS = ("argmax", "perturbation")
 SETTINGS = "search.json"
+
+
+def check_temperature(temperature: Sequence[float]) -> tuple[float, float]:
+    """The temperatures of the first and the last epoch.
+
+    Raises:
+        UserError: where they are not two positive numbers, or rise.
+    """
+    if len(temperature) != 2 or not temperature[0] >= temperature[1] > 0:
+        got = ", ".join(map(str, temperature))
+        raise UserError(f"temperature must be two positive numbers, the second no larger, as in 10,0.1; got {got}")
+    return float(temperature[0]), float(temperature[1])
 
 
 @dataclass(frozen=True)
@@ -38,9 +51,18 @@ class SearchConfig:
             "proxyless": a distribution over them is trained with the supernet; "random": no supernet, a race alone.
         penalty: weight of the expected cost, of darts.
         cost: what the penalty counts, "macs" or "parameters".
+        darts_order: 1 moves the architecture by the weights as they are; 2 by what they will be after their next step, for
+            the price of three more gradients.
+        temperature: of gumbel, in the first and in the last epoch.
         arc_learning_rate: of the architecture's parameters.
-        arc_warmup: epochs in which the architecture does not move; of "single_path", those that train all candidates as one
-            mixture.
+        arc_warmup: epochs in which the architecture does not move, since what learns fastest would win; of "single_path",
+            those that train all candidates as one mixture.
+        selection: what an operator of darts is worth: "argmax" goes by its probability; "perturbation" by what the mixture
+            loses without it, slot by slot, for one evaluation per candidate.
+        watch: whether a search by "darts", "gumbel" or "proxyless" says at its end how decided it is: its entropy, the share of
+            slots where one operator is first, and the slots that are coin flips, which another seed turns over.
+        patience: epochs in a row with a search-validation accuracy clearly below the best after which such a search has
+            collapsed: it stops, and its last good distribution counts; 0 lets it go on.
         samples: architectures that "single_path" judges by the supernet: all, where there are no more, or else by evolution.
         budget: limits that the architecture must meet, as in "macs=1.2M", "params=300k", "latency=3ms".
         finalists: of the best architectures within the budget so many are trained alone, and the best of them is taken;
@@ -62,8 +84,13 @@ class SearchConfig:
     strategy: str = "darts"
     penalty: float = 0.0
     cost: str = "macs"
+    darts_order: int = 1
+    temperature: Sequence[float] = (10.0, 0.1)
     arc_learning_rate: float = 3e-2
     arc_warmup: int = 1
+    selection: str = "argmax"
+    watch: bool = True
+    patience: int = 3
     samples: int = 100
     budget: Sequence[str] = ()
     finalists: int = 1
@@ -86,12 +113,25 @@ class SearchConfig:
             raise UserError(f"penalty must be a number of 0 or more; got {self.penalty!r}")
         if self.penalty and self.strategy != "darts":
             raise UserError(f"penalty needs strategy darts, whose cost has a gradient; got strategy={self.strategy!r}")
+        if self.darts_order not in (1, 2):
+            raise one_of("darts_order", self.darts_order, (1, 2))
+        if self.darts_order == 2 and self.strategy != "darts":
+            raise UserError(f"darts_order 2 needs strategy darts; got strategy={self.strategy!r}")
+        if self.darts_order == 2 and self.recipe.precision != "32-true":
+            raise UserError(f"darts_order 2 needs precision 32-true: it takes differences; got {self.recipe.precision!r}")
+        if self.selection not in SELECTIONS:
+            raise one_of("selection", self.selection, SELECTIONS)
+        if self.selection != "argmax" and self.strategy != "darts":
+            raise UserError(f"selection {self.selection} needs strategy darts, which has a mixture; got {self.strategy!r}")
+        object.__setattr__(self, "temperature", check_temperature(self.temperature))
         if self.recipe.ema_decay:
             raise UserError("ema_decay must be 0 in a search: the supernet keeps no average of its weights")
         if self.strategy != "random" and not 0 <= self.arc_warmup < self.recipe.epochs:
             raise UserError(f"arc_warmup must be from 0 to below epochs={self.recipe.epochs}; got arc_warmup={self.arc_warmup}")
         if not self.arc_learning_rate > 0:
             raise UserError(f"arc_learning_rate must be positive; got arc_learning_rate={self.arc_learning_rate}")
+        if self.patience < 0:
+            raise UserError(f"patience must be 0 or more; got patience={self.patience}")
         for name in ("samples", "finalists", "race_epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {name}={getattr(self, name)}")

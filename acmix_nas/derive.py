@@ -15,7 +15,7 @@ from acmix_nas.budget import show
 from acmix_nas.cost import CostTable
 from acmix_nas.errors import UserError
 
-__all__ = ["derive", "inherit", "log_probabilities", "ranked"]
+__all__ = ["Scores", "derive", "inherit", "log_probabilities", "ranked"]
 
 Scores = Mapping[str, Mapping[str, float]]
 """Slot → operator → what it adds to the score of an architecture, such as its log-probability."""

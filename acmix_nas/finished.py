@@ -9,7 +9,7 @@ from pathlib import Path
 
 from acmix_nas.architecture import Architecture, skeleton
 from acmix_nas.cost import CostTable
-from acmix_nas.derive import derive, log_probabilities
+from acmix_nas.derive import Scores, derive, log_probabilities
 from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, read_json
 from acmix_nas.latency import timed
@@ -22,7 +22,7 @@ RANKING = "ranking.json"
 
 @dataclass(frozen=True)
 class FinishedSearch:
-    """The architectures of a search: judged one by one (a single-path search), or by their probabilities.
+    """The architectures of a search: judged one by one (a single-path search), or by what their operators add up to.
 
     Attributes:
         found: what the search itself found.
@@ -54,9 +54,9 @@ class FinishedSearch:
         return cls(found, timed(table, backbone, slots, size) if "latency" in measures else table, judged)
 
     @property
-    def scores(self) -> dict[str, dict[str, float]]:
-        """What adds up to the likelihood of an architecture."""
-        return log_probabilities(self.found.probabilities)
+    def scores(self) -> Scores:
+        """What adds up to the worth of an architecture: its likelihood, where the search did not choose otherwise."""
+        return self.found.scores or log_probabilities(self.found.probabilities)
 
     def within(self, limits: Mapping[str, float]) -> list[tuple[dict[str, str], float]]:
         """What was judged and meets the budget.

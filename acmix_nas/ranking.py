@@ -1,4 +1,4 @@
-"""What the architectures of a trained supernet are worth with the weights that they inherit. Nothing here needs NNI."""
+"""What a trained supernet's weights are worth in the architectures that inherit them. Nothing here needs NNI."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Self
 
 from acmix_nas.data import ImageData
 from acmix_nas.slot import Slot, put
 from acmix_nas.supernet import Candidates
 from acmix_nas.train import seed_all
 
-__all__ = ["Ranker"]
+__all__ = ["Judge", "Ranker"]
 
 CALIBRATION = 640
 MEMORY = 2 * 2**30
@@ -71,18 +72,17 @@ class Single(nn.Module):
         return known.clone()  # the backbone may change it in place
 
 
-class Ranker:
-    """Judges architectures by the weights of a supernet, with batch norms of their own.
+class Judge:
+    """Judges what can be made of a supernet's weights by search-validation accuracy, with batch norms of its own.
 
-    The statistics of a supernet's batch norms belong to all its paths; every architecture gets its own, from one batch of
-    training images. What architectures have in common from the input on is computed once for slots, which are what costs.
+    The statistics of a supernet's batch norms belong to all its paths; what is judged gets its own, from one batch of
+    training images.
 
     Args:
         backbone: with a module that has `candidates` at every slot, as one-shot strategies leave it; a copy is used.
         slots: of the backbone.
         calibration: (B, 3, S, S) training images for the statistics; None leaves the supernet's.
         batches: (images, labels) to be judged by.
-        memory: bytes that what is shared may take.
     """
 
     def __init__(
@@ -91,23 +91,16 @@ class Ranker:
         slots: Sequence[Slot],
         calibration: Tensor | None,
         batches: Iterable[tuple[Tensor, Tensor]],
-        memory: int = MEMORY,
     ) -> None:
         self.network = copy.deepcopy(backbone).eval()
         self.slots, self.calibration, self.batches = slots, calibration, list(batches)
-        self.memo, self.order = Memo(memory), list[str]()
-        self.singles: dict[str, Single] = {}
-        for slot in slots:
-            candidates: Any = self.network.get_submodule(slot.name).candidates
-            self.singles[slot.name] = Single(slot.name, candidates, self.memo, self.order)
-            put(self.network, slot.name, self.singles[slot.name])
         self.norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
         for norm in self.norms:
             norm.momentum = 1.0  # the statistics are those of the last batch
 
     @classmethod
-    def of(cls, backbone: nn.Module, slots: Sequence[Slot], data: ImageData, recalibrated: bool = True) -> Ranker:
-        """A ranker by the search-validation part, on the device of the backbone; the same images in every call."""
+    def of(cls, backbone: nn.Module, slots: Sequence[Slot], data: ImageData, recalibrated: bool = True) -> Self:
+        """One that judges by the search-validation part, on the device of the backbone; the same images in every call."""
         device = next(backbone.parameters()).device
         batches = [(x.to(device), y.to(device)) for x, y in data.val_dataloader()]
         if not recalibrated:
@@ -121,24 +114,62 @@ class Ranker:
                 break
         return cls(backbone, slots, torch.cat(images)[:CALIBRATION], batches)
 
+    def candidates_at(self, slot: Slot) -> Candidates:
+        """Those of the copy, while the slot is as the strategy left it."""
+        candidates: Any = self.network.get_submodule(slot.name).candidates
+        return candidates
+
+    def begin(self, part: tuple[str, int]) -> None:
+        """A forward on these images begins; for those that remember."""
+
     @torch.no_grad()
-    def accuracy(self, choice: Mapping[str, str]) -> float:
-        """Accuracy of slot → operator, from 0 to 1."""
-        for name, single in self.singles.items():
-            single.operator = choice[name]
+    def measure(self) -> float:
+        """Accuracy of the network as it stands, from 0 to 1."""
         if self.calibration is not None:
             for norm in self.norms:
                 norm.train()
-            self.memo.begin(("calibration", 0))
+            self.begin(("calibration", 0))
             self.network(self.calibration)
             for norm in self.norms:
                 norm.eval()
         right = images = 0
         for number, (x, y) in enumerate(self.batches):
-            self.memo.begin(("judged", number))
+            self.begin(("judged", number))
             right += int((self.network(x).argmax(1) == y).sum())
             images += len(y)
         return right / images
+
+
+class Ranker(Judge):
+    """Judges architectures. What they have in common from the input on is computed once for slots, which are what costs.
+
+    Args: as of `Judge`, and
+        memory: bytes that what is shared may take.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        slots: Sequence[Slot],
+        calibration: Tensor | None,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        memory: int = MEMORY,
+    ) -> None:
+        super().__init__(backbone, slots, calibration, batches)
+        self.memo, self.order = Memo(memory), list[str]()
+        self.singles: dict[str, Single] = {}
+        for slot in slots:
+            self.singles[slot.name] = Single(slot.name, self.candidates_at(slot), self.memo, self.order)
+            put(self.network, slot.name, self.singles[slot.name])
+
+    def begin(self, part: tuple[str, int]) -> None:
+        self.memo.begin(part)
+
+    def accuracy(self, choice: Mapping[str, str]) -> float:
+        """Accuracy of slot → operator, from 0 to 1."""
+        for name, single in self.singles.items():
+            single.operator = choice[name]
+        return self.measure()
 
     @torch.no_grad()
     def in_tree_order(self, choices: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import nni.nas.strategy as nni_strategy
+import nni.nas.strategy  # noqa: F401  imported first: NNI's one-shot modules and its strategies import each other
 import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
@@ -33,19 +33,22 @@ from acmix_nas.classification import Classification, Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import ImageData
+from acmix_nas.decision import Decision
 from acmix_nas.derive import derive, inherit, log_probabilities, ranked
 from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, read_json, save_tensors, write_json
 from acmix_nas.finished import RANKING
 from acmix_nas.latency import timed
+from acmix_nas.perturbation import Perturbation
 from acmix_nas.ranking import Ranker
 from acmix_nas.retrain import retrain
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
-from acmix_nas.strategies import DARTS, SinglePath, in_order
+from acmix_nas.strategies import DARTS, Guard, Gumbel, Proxyless, SinglePath
 from acmix_nas.strategies.evolution import RegularizedEvolution
 from acmix_nas.train import evaluate, first_process, make_trainer, quiet, recalibrate, running, seed_all, trainer_options
 
 DRAWS = 10_000
+COLLAPSE = "collapse.json"
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
 
@@ -67,8 +70,10 @@ def make_strategy(config: SearchConfig) -> OneShotStrategy:
         "gradient_clip_val": config.recipe.clip_grad,
     }
     if config.strategy == "darts":
-        return DARTS(penalty=config.penalty, cost=config.cost, **arguments)
-    return {"gumbel": nni_strategy.GumbelDARTS, "proxyless": nni_strategy.Proxyless}[config.strategy](**arguments)
+        return DARTS(penalty=config.penalty, cost=config.cost, order=config.darts_order, **arguments)
+    if config.strategy == "gumbel":
+        return Gumbel(temperature=config.temperature, **arguments)
+    return Proxyless(**arguments)
 
 
 def describe(config: SearchConfig, data: ImageData, choice: Mapping[str, str], **found: Any) -> Architecture:
@@ -144,6 +149,8 @@ def train_supernet(
 ) -> None:
     """Turn the space into a supernet, in place, and train it; checkpoints/last.ckpt after each epoch, supernet.pt at the end.
 
+    A search that collapses ends early, with the distribution from before, and says so in collapse.json.
+
     Args:
         resume: continue from the end of the last whole epoch, to the result of an uninterrupted search.
 
@@ -170,7 +177,8 @@ def train_supernet(
     images = SearchImages(data, alternating=config.differentiable)
     task = SearchTask(config.recipe, data.num_classes, images)
     bias = BiasLogger(folder, network=lambda: space.backbone, every=config.recipe.epochs)
-    options = trainer_options(folder, config.recipe, [bias, *callbacks], progress, monitor=None)
+    guards = [Guard(config.patience)] if config.differentiable and config.patience else []
+    options = trainer_options(folder, config.recipe, [bias, *guards, *callbacks], progress, monitor=None)
     if config.differentiable:
         options.pop("gradient_clip_val")  # NNI's loop is manual: the strategy clips
     options |= trainer_kwargs or {}
@@ -183,12 +191,13 @@ def train_supernet(
         if last.exists():
             evaluator.fit_kwargs["ckpt_path"] = str(last)
         evaluator = strategy.mutate_evaluator(evaluator)
-        if config.strategy in ("gumbel", "proxyless"):
-            evaluator.module.arch_parameters = lambda: in_order(evaluator.module)
         # NNI would report its own idea of a metric to the experiment, under the trial's name.
         evaluator.module._final_report = lambda: None
         evaluator.evaluate(space)
     if first_process():
+        for guard in guards:
+            if guard.collapse is not None:
+                write_json(folder / COLLAPSE, guard.collapse)
         save_tensors(done, space.state_dict())
 
 
@@ -247,7 +256,8 @@ def search(
     Writes into the folder, beside what `train_supernet` does: architecture.json, network.pt (its weights: the supernet's, or
     those of the race where there was one), ranking.json (what a single-path search judged), race/1, race/2, … (what
     `retrain` writes of each finalist), history.csv and tensorboard/ (probabilities, α and β by epoch), and result.json, which
-    is what is returned. Of several processes the first does; the others return nothing.
+    is what is returned, with how decided a differentiable search is, and whether it collapsed. Of several processes the first
+    does; the others return nothing.
 
     Raises:
         UserError: where the folder holds a finished search, or no architecture meets the budget, and as `train_supernet` does.
@@ -262,6 +272,7 @@ def search(
     table = costs_of(config, space, data)
     cheapest(table, config.limits)
     probabilities: dict[str, dict[str, float]] = {}
+    scores: dict[str, dict[str, float]] = {}
     if config.strategy == "random":
         config.save(folder)
         choices = uniform(config, space, table)
@@ -274,7 +285,9 @@ def search(
             return {}
         if config.differentiable:
             probabilities = probabilities_of(space)
-            choices = ranked(log_probabilities(probabilities), table, config.limits, config.finalists)
+            if config.selection == "perturbation":
+                scores = Perturbation.of(space.backbone, space.slots, data).scores(probabilities, progress)
+            choices = ranked(scores or log_probabilities(probabilities), table, config.limits, config.finalists)
         else:
             judged = rank(config, space, data, table, progress)
             write_ranking(folder / RANKING, judged, table)
@@ -293,15 +306,18 @@ def search(
     seconds["all"] = round(perf_counter() - start, 2)
     costs = table.of_architecture(choice)
     metric |= costs
-    describe(config, data, choice, budget=config.limits, metric=metric, probabilities=probabilities).save(
-        folder / "architecture.json"
-    )
+    found = {"metric": metric, "probabilities": probabilities, "scores": scores}
+    describe(config, data, choice, budget=config.limits, **found).save(folder / "architecture.json")
     result = {
         **provenance(), "trial": None, "sequence": 0, "parameters": {},
         "search": asdict(config), "architecture": "architecture.json",
         "metric": metric.get("val_accuracy", metric.get("inherited_val_accuracy")), "costs": costs,
         "finalists": choices, "seconds": seconds["all"], "seconds_to_shortlist": seconds["shortlist"],
     }  # fmt: skip
+    if config.differentiable and config.watch:
+        result["decision"] = Decision.of(probabilities).as_json()
+    if (folder / COLLAPSE).exists():
+        result["collapse"] = read_json(folder / COLLAPSE, "collapse")
     write_json(folder / "result.json", result)
     return result
 

@@ -76,6 +76,9 @@ def end(folder: Path, parameters: Mapping[str, Any], result: Mapping[str, Any]) 
     }
     write_json(folder / "result.json", {**provenance(), **result, **about})
     report("final", {"default": result["metric"], **parameters, "seconds": result["seconds"]})
+    for what in ("decision", "collapse"):
+        if what in result:
+            print(result[what]["said"])
     print(f"metric {result['metric']:.4f} in {result['seconds']} s; results in {folder}")
 
 

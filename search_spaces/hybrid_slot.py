@@ -17,7 +17,7 @@ from acmix_nas.operators import Mixing
 from acmix_nas.slot import Slot, make_operator
 from acmix_nas.supernet import Candidates, Lean
 
-__all__ = ["HybridSlot", "MixedSlot", "ProxylessSlot", "SampledSlot"]
+__all__ = ["GumbelSlot", "HybridSlot", "MixedSlot", "ProxylessSlot", "SampledSlot"]
 
 
 def draw(weights: Tensor) -> int:
@@ -25,10 +25,19 @@ def draw(weights: Tensor) -> int:
 
     It comes from torch's generator: NNI's own draws from a fresh one each time, which no seed reaches.
     """
-    index = torch.multinomial(weights, 1)
+    return int(from_first(torch.multinomial(weights, 1)))
+
+
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Standard Gumbel noise of this shape, the same on all processes."""
+    return from_first(-torch.empty_like(like).exponential_().log())
+
+
+def from_first(drawn: Tensor) -> Tensor:
+    """What the first process drew."""
     if distributed.is_available() and distributed.is_initialized():
-        distributed.broadcast(index, src=0)
-    return int(index)
+        distributed.broadcast(drawn, src=0)
+    return drawn
 
 
 class HybridSlot(MutableModule):
@@ -92,7 +101,7 @@ class SupernetSlot(BaseSuperNetModule):
 
 
 class MixedSlot(SupernetSlot):
-    """For DARTS and GumbelDARTS: the mixture of all candidates under a softmax.
+    """For DARTS, and NNI's GumbelDARTS: the mixture of all candidates under a softmax.
 
     α and β of the ACmix candidates keep their start, since they can mask the choice: an ACmix with β = 0 is plain attention
     under another name. Retraining learns them.
@@ -164,6 +173,33 @@ class ProxylessSlot(MixedSlot):
         gates = gates - gates.detach()
         zeros = (gate * outputs[name].detach() for gate, name in zip(gates, self.candidates.names, strict=True))
         return reduce(torch.add, zeros, outputs[self._sampled])
+
+
+class GumbelSlot(MixedSlot):
+    """For Gumbel: one sampled candidate runs, and it alone tells the architecture anything (GDAS, Dong and Yang 2019).
+
+    With g standard Gumbel noise and p = softmax((log softmax α + g) / τ), the candidate k of the largest p is drawn in
+    proportion to softmax α. The output is o_k · (1 + p_k − stop(p_k)), which is o_k, with ∂L/∂α = ⟨∂L/∂out, o_k⟩ ∂p_k/∂α.
+    """
+
+    temperature: float = 1.0
+    _noise: Tensor | None = None
+
+    def resample(self, memo: Sample) -> Sample:  # noqa: ARG002  a label is the name of a slot, so no other slot has drawn it
+        self._noise = gumbel_noise(self._arch_alpha.detach())
+        return {self.label: self.candidates.names[int(self._relaxed().argmax())]}
+
+    def _relaxed(self) -> Tensor:
+        """(candidates,): p."""
+        if self._noise is None:
+            raise RuntimeError(f"resample() must be called before the forward of slot {self.label!r}")
+        return ((self._arch_alpha.log_softmax(dim=-1) + self._noise) / self.temperature).softmax(dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        relaxed = self._relaxed()
+        sampled = int(relaxed.argmax())
+        name, p = self.candidates.names[sampled], relaxed[sampled]
+        return self.candidates.outputs(x, [name])[name] * (1 + (p - p.detach()))
 
 
 class SampledSlot(SupernetSlot):

@@ -8,19 +8,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from acmix_nas.strategies.darts import DARTS, in_order
+    from acmix_nas.strategies.darts import DARTS
     from acmix_nas.strategies.evolution import RegularizedEvolution
+    from acmix_nas.strategies.guard import Guard
+    from acmix_nas.strategies.gumbel import Gumbel
+    from acmix_nas.strategies.proxyless import Proxyless
     from acmix_nas.strategies.single_path import SinglePath
     from acmix_nas.strategies.tuner import EvolutionTuner
 
-__all__ = ["DARTS", "EvolutionTuner", "RegularizedEvolution", "SinglePath", "in_order"]
+__all__ = ["DARTS", "EvolutionTuner", "Guard", "Gumbel", "Proxyless", "RegularizedEvolution", "SinglePath"]
 
 MODULES = {
     "DARTS": "darts",
     "EvolutionTuner": "tuner",
+    "Guard": "guard",
+    "Gumbel": "gumbel",
+    "Proxyless": "proxyless",
     "RegularizedEvolution": "evolution",
     "SinglePath": "single_path",
-    "in_order": "darts",
 }
 
 

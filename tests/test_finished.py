@@ -50,6 +50,15 @@ def test_probabilities_are_maximised_within_the_budget(likely: Path) -> None:
     assert CUED.cost(best)["macs"] <= 1.2e6
 
 
+def test_where_a_search_chose_by_scores_they_stand_over_probabilities(likely: Path) -> None:
+    architecture = Architecture.load(likely / "architecture.json")
+    scores = {slot: {"conv": 0.5, "global": 0.7, "acmix_global": 0.6} for slot in architecture.slots}
+    replace(architecture, scores=scores).save(likely / "architecture.json")
+    assert chosen(likely, {}) == ("global",) * 4
+    best = FinishedSearch.load(likely).best({"macs": 1e6})
+    assert best.score == pytest.approx(sum(scores[slot][name] for slot, name in best.choice.items()))
+
+
 def test_what_was_judged_is_chosen_within_the_budget(judged: Path) -> None:
     assert chosen(judged, {}) == ("acmix_global",) * 4
     assert chosen(judged, {"macs": 1.2e6}) == BEST

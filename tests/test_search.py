@@ -20,8 +20,10 @@ from acmix_nas.classification import Classification, Recipe
 from acmix_nas.config import STRATEGIES, SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import DataConfig, ImageData
+from acmix_nas.derive import derive
 from acmix_nas.errors import UserError
 from acmix_nas.files import read_json
+from acmix_nas.finished import FinishedSearch
 from acmix_nas.search import judge, load_supernet, make_space, search
 from acmix_nas.terminal import BrokenRun
 from tests.small import SLOTS
@@ -84,9 +86,13 @@ class Interrupt(pl.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "random"])
-def test_killed_and_continued_equals_uninterrupted(strategy: str, tmp_path: Path) -> None:
-    settings = config(epochs=4, strategy=strategy, penalty=0.1 if strategy == "darts" else 0.0)
+@pytest.mark.parametrize(
+    "changes",
+    [*({"strategy": name} for name in STRATEGIES if name != "random"), {"darts_order": 2, "penalty": 0.1}],
+    ids=lambda changes: " ".join(map(str, changes.values())),
+)
+def test_killed_and_continued_equals_uninterrupted(changes: dict[str, Any], tmp_path: Path) -> None:
+    settings = config(epochs=4, **changes)
     whole = search(settings, tmp_path / "whole", progress=False)
     with pytest.raises(KeyboardInterrupt):
         search(settings, tmp_path / "cut", callbacks=[Interrupt()], progress=False)
@@ -143,6 +149,20 @@ def test_what_is_found_is_within_the_budget(strategy: str, tmp_path: Path) -> No
     assert all(table.total(choice) <= limit for choice in result["finalists"])
     accuracies = [read_json(tmp_path / "race" / str(n) / "result.json", "")["val_accuracy"] for n in (1, 2)]
     assert result["metric"] == max(accuracies)
+
+
+def test_perturbation_chooses_under_the_budget_and_can_be_asked_again(tmp_path: Path) -> None:
+    backbone_args = {"channels": [8, 8, 16, 16], "zero_init_last": False}  # so that every slot matters from the start
+    settings = config(selection="perturbation", backbone_args=backbone_args)
+    result = search(settings, tmp_path, progress=False)
+    found = Architecture.load(tmp_path / "architecture.json")
+    assert found.slots == {slot: max(row, key=lambda name: row[name]) for slot, row in found.scores.items()}
+    assert all(max(row.values()) - min(row.values()) > 1e-3 for row in found.scores.values())
+    limits = {"macs": result["costs"]["macs"] - 1}
+    again = FinishedSearch.load(tmp_path).best(limits).choice
+    assert again == derive(found.scores, FinishedSearch.load(tmp_path).table, limits) != found.slots
+    with_budget = dataclasses.replace(settings, budget=(f"macs={limits['macs']}",))
+    assert search(with_budget, tmp_path / "budget", progress=False)["finalists"] == [again]
 
 
 def _backbone_and_slots(settings: SearchConfig) -> tuple[Any, Any]:
@@ -238,6 +258,13 @@ def test_the_seed_gives_the_weights() -> None:
     [
         ({"strategy": "dart"}, "strategy must be one of single_path, darts, gumbel, proxyless, random; got 'dart'"),
         ({"strategy": "gumbel", "penalty": 0.1}, "penalty needs strategy darts"),
+        ({"darts_order": 3}, "darts_order must be one of 1, 2; got 3"),
+        ({"strategy": "gumbel", "darts_order": 2}, "darts_order 2 needs strategy darts; got strategy='gumbel'"),
+        ({"darts_order": 2, "recipe": Recipe(precision="bf16-mixed")}, "darts_order 2 needs precision 32-true"),
+        ({"temperature": (1.0, 2.0)}, "temperature must be two positive numbers, .* got 1.0, 2.0"),
+        ({"selection": "best"}, "selection must be one of argmax, perturbation; got 'best'"),
+        ({"strategy": "gumbel", "selection": "perturbation"}, "selection perturbation needs strategy darts, .* got 'gumbel'"),
+        ({"patience": -1}, "patience must be 0 or more; got patience=-1"),
         ({"arc_warmup": 2}, "arc_warmup must be from 0 to below epochs=2"),
         ({"arc_learning_rate": 0.0}, "arc_learning_rate must be positive"),
         ({"backbone_args": {"num_classes": 3}}, "must not say num_classes"),

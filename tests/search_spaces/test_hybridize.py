@@ -19,12 +19,15 @@ from acmix_nas.architecture import Architecture, build
 from acmix_nas.derive import inherit
 from acmix_nas.errors import UserError
 from acmix_nas.operators import Mixing
-from acmix_nas.search_spaces import HybridSlot, HybridSpace, MixedSlot, ProxylessSlot, SampledSlot, SupernetSlot
+from acmix_nas.search_spaces import GumbelSlot, HybridSlot, HybridSpace, MixedSlot, ProxylessSlot, SampledSlot, SupernetSlot
 from acmix_nas.slot import DEFAULT_CANDIDATES
+from acmix_nas.strategies import Gumbel
 from acmix_nas.supernet import SHARING
 from tests.small import EVERY, RESNET, SEVEN, SLOTS, images, train_briefly
 
-FORMS = {DARTS: MixedSlot, GumbelDARTS: MixedSlot, Proxyless: ProxylessSlot, RandomOneShot: SampledSlot}
+FORMS = {
+    DARTS: MixedSlot, GumbelDARTS: MixedSlot, Gumbel: GumbelSlot, Proxyless: ProxylessSlot, RandomOneShot: SampledSlot
+}  # fmt: skip
 CHOICE = dict(zip(SLOTS, ["conv", "acmix_local", "window", "acmix_global"], strict=True))
 # Two stages of two blocks each, on maps of 14 × 14 and 7 × 7; and a ViT on a map of 3 × 3.
 SWIN: dict[str, Any] = {

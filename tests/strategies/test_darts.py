@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
 from acmix_nas import hybridize
+from acmix_nas.classification import Recipe
 from acmix_nas.cost import CostTable
+from acmix_nas.data import ImageData
 from acmix_nas.errors import UserError
 from acmix_nas.operators import Mixing
+from acmix_nas.search import make_space, train_supernet
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
 from acmix_nas.slot import find_slots
 from acmix_nas.strategies import DARTS
 from acmix_nas.strategies.darts import CostPenalty
 from tests.small import RESNET, SLOTS
+from tests.test_search import config
 
 CANDIDATES = ["conv", "local", "acmix_local"]
 
@@ -43,7 +50,7 @@ def test_the_gradient_of_the_penalty_agrees_with_finite_differences() -> None:
     with torch.no_grad():
         for slot in slots:
             slot._arch_alpha.copy_(torch.randn(3))
-    loss, _ = penalty(torch.zeros(()), None)
+    loss, _ = penalty(torch.zeros(()))
     loss.backward()
     for slot in slots:
         gradient = slot._arch_alpha.grad
@@ -53,7 +60,7 @@ def test_the_gradient_of_the_penalty_agrees_with_finite_differences() -> None:
             for step in (1e-2, -1e-2):
                 with torch.no_grad():
                     slot._arch_alpha[i] += step
-                    values.append(penalty(torch.zeros(()), None)[0].item())
+                    values.append(penalty(torch.zeros(()))[0].item())
                     slot._arch_alpha[i] -= step
             assert gradient[i].item() == pytest.approx((values[0] - values[1]) / 2e-2, abs=2e-4)
     assert max(slot._arch_alpha.grad.abs().max() for slot in slots) > 1e-3
@@ -66,7 +73,7 @@ def test_without_a_task_the_search_moves_to_the_cheapest_operators() -> None:
     optimizer = torch.optim.Adam([slot._arch_alpha for slot in slots], lr=0.1, betas=(0.5, 0.999))
     for _ in range(60):
         optimizer.zero_grad()
-        penalty(torch.zeros(()), None)[0].backward()
+        penalty(torch.zeros(()))[0].backward()
         optimizer.step()
     for slot in slots:
         costs = table.costs[slot.slot.name]
@@ -78,7 +85,7 @@ def test_without_a_task_the_search_moves_to_the_cheapest_operators() -> None:
 
 def test_a_penalty_of_zero_changes_no_loss() -> None:
     space, slots = supernet()
-    loss, details = penalty_of(0.0, table_of(space), slots)(torch.tensor(2.0), None)
+    loss, details = penalty_of(0.0, table_of(space), slots)(torch.tensor(2.0))
     assert loss.item() == 2.0
     assert details["expected_macs"] == pytest.approx(1.0, abs=0.01)
 
@@ -89,6 +96,35 @@ def test_alpha_and_beta_are_held_fixed_unless_asked() -> None:
         mixings = [module for module in space.modules() if isinstance(module, Mixing)]
         assert len(mixings) == len(SLOTS)
         assert all(parameter.requires_grad == learn for mixing in mixings for parameter in mixing.parameters())
+
+
+def test_virtual_steps_leave_weights_statistics_and_logs_to_the_real_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an architecture that does not move, a search of second order trains the weights on training images alone."""
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *_, **__: None)
+    states, logged = [], []
+    settings = config(epochs=2, darts_order=2, arc_warmup=0, recipe=Recipe(epochs=2, optimizer="momentum"))
+    for warmup in (0, 1):  # with virtual steps in the first epoch, and without any
+        seen = Seen()
+        space = make_space(settings, 10)
+        changed = dataclasses.replace(settings, arc_warmup=warmup)
+        data = ImageData(settings.data, 0)
+        train_supernet(changed, data, space, tmp_path / str(warmup), callbacks=[seen], progress=False)
+        states.append(space.state_dict())
+        logged.append(seen.accuracies)
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert logged[0] == logged[1]
+
+
+class Seen(pl.Callback):
+    """The accuracy on training images, epoch by epoch."""
+
+    def __init__(self) -> None:
+        self.accuracies: list[float] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:  # noqa: ARG002
+        self.accuracies.append(float(trainer.callback_metrics["train_accuracy"]))
 
 
 def test_takes_the_arguments_of_nnis() -> None:
@@ -103,6 +139,7 @@ def test_takes_the_arguments_of_nnis() -> None:
         ({"penalty": -0.1}, "penalty must be a number of 0 or more; got -0.1"),
         ({"penalty": float("nan")}, "penalty must be .* got nan"),
         ({"penalty": {"profiler": None}}, "penalty must be a number"),
+        ({"order": 3}, "order must be one of 1, 2; got 3"),
         ({"cost": "joules"}, "cost must be one of macs, parameters, latency; got 'joules'"),
     ],
 )

@@ -1,0 +1,65 @@
+"""What the strategies that train a distribution have in common: warm-up, held α and β, and what they log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from acmix_nas import hybridize
+from acmix_nas.config import DIFFERENTIABLE
+from acmix_nas.data import ImageData
+from acmix_nas.operators import Mixing
+from acmix_nas.search import make_space, make_strategy, train_supernet
+from acmix_nas.search_spaces import MixedSlot
+from tests.small import RESNET
+from tests.test_search import config
+
+
+class Seen(pl.Callback):
+    """The architecture's parameters and what was logged, after every epoch."""
+
+    def __init__(self) -> None:
+        self.alphas: list[torch.Tensor] = []
+        self.logged: list[set[str]] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.alphas.append(torch.cat([p.detach().clone() for p in pl_module.arch_parameters()]))
+        self.logged.append(set(trainer.callback_metrics))
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+@pytest.mark.parametrize("strategy", DIFFERENTIABLE)
+def test_the_architecture_rests_while_it_warms_up_and_moves_afterwards(strategy: str, warmup: int, tmp_path: Path) -> None:
+    settings = config(strategy=strategy, epochs=3, arc_warmup=warmup)
+    space, seen = make_space(settings, 10), Seen()
+    weight = next(parameter for name, parameter in space.named_parameters() if "conv1" in name)
+    before = weight.detach().clone()
+    train_supernet(settings, ImageData(settings.data, 0), space, tmp_path, callbacks=[seen], progress=False)
+    moved = [not torch.equal(a, b) for a, b in zip(seen.alphas, seen.alphas[1:], strict=False)]
+    assert moved == ([False, True] if warmup else [True, True])
+    assert not torch.equal(weight, before)
+    assert all("entropy" in logged for logged in seen.logged)
+    assert ["val_accuracy" in logged for logged in seen.logged] == [epoch >= warmup for epoch in range(3)]
+
+
+@pytest.mark.parametrize("strategy", DIFFERENTIABLE)
+def test_alpha_and_beta_are_held(strategy: str) -> None:
+    space = hybridize(**RESNET, candidates=["conv", "local", "acmix_local"])
+    make_strategy(config(strategy=strategy)).mutate_model(space)
+    mixings = [module for module in space.modules() if isinstance(module, Mixing)]
+    assert mixings
+    assert not any(parameter.requires_grad for mixing in mixings for parameter in mixing.parameters())
+
+
+@pytest.mark.parametrize("strategy", DIFFERENTIABLE)
+def test_the_most_likely_operator_is_exported(strategy: str) -> None:
+    space = hybridize(**RESNET, candidates=["conv", "local", "acmix_local"])
+    make_strategy(config(strategy=strategy)).mutate_model(space)
+    for slot in (module for module in space.modules() if isinstance(module, MixedSlot)):
+        with torch.no_grad():
+            slot._arch_alpha.copy_(torch.tensor([0.1, 0.3, 0.2]))
+        assert {slot.export({})[slot.label] for _ in range(20)} == {"local"}
