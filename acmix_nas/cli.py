@@ -459,6 +459,7 @@ def tabulate(
     sample: Annotated[int | None, typer.Option(help="so many random architectures instead of all")] = None,
     workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
     latency: Annotated[bool, typer.Option("--latency", help="measure what every operator takes on this machine too")] = False,
+    seconds: Annotated[bool, typer.Option("--seconds", help="measure the seconds of what is there anew")] = False,
     output: Annotated[Path, typer.Option(help="the file; the same one again goes on with what is missing")] = Path(
         "table.json"
     ),
@@ -469,7 +470,7 @@ def tabulate(
 
     chosen = space_of(space)
     out.print(costs_table(chosen))
-    table = run_tabulation(chosen, output, seeds, sample, workers, latency=latency)
+    table = run_tabulation(chosen, output, seeds, sample, workers, latency=latency, seconds=seconds)
     best = table.best()
     out.print(
         f"{len(table.choices)} architectures, {len(table.seeds)} seeds; best {' '.join(best)}: {table.accuracy(best):.2%}; "
@@ -479,7 +480,12 @@ def tabulate(
 
 @cli.command()
 def assess(
-    strategy: Annotated[list[str], typer.Option(help="single_path, darts, gumbel or proxyless; may be given several times")],
+    strategy: Annotated[
+        list[str],
+        typer.Option(
+            help="single_path, darts, darts_second_order, darts_perturbation, gumbel or proxyless; may be given often"
+        ),
+    ],
     seeds: Annotated[int, typer.Option(help="searches of each strategy")] = 8,
     space: Annotated[str, typer.Option(help="cued, cued-shapes, or the folder of a search, whose space is taken")] = "cued",
     table: Annotated[

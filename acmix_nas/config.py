@@ -67,6 +67,8 @@ class SearchConfig:
         budget: limits that the architecture must meet, as in "macs=1.2M", "params=300k", "latency=3ms".
         finalists: of the best architectures within the budget so many are trained alone, and the best of them is taken;
             1 trusts the supernet.
+        apart: slots in which finalists differ from each other at least, or half of the slots where these are few. A supernet
+            that is wrong about an architecture is wrong about those like it, and a race among them could not tell.
         race_epochs: of those trainings, by the same recipe.
         data: the images.
         recipe: how the weights are trained; its seed is the search's.
@@ -94,6 +96,7 @@ class SearchConfig:
     samples: int = 100
     budget: Sequence[str] = ()
     finalists: int = 1
+    apart: int = 2
     race_epochs: int = 12
     data: DataConfig = field(default_factory=DataConfig)
     recipe: Recipe = field(default_factory=Recipe)
@@ -132,7 +135,7 @@ class SearchConfig:
             raise UserError(f"arc_learning_rate must be positive; got arc_learning_rate={self.arc_learning_rate}")
         if self.patience < 0:
             raise UserError(f"patience must be 0 or more; got patience={self.patience}")
-        for name in ("samples", "finalists", "race_epochs"):
+        for name in ("samples", "finalists", "apart", "race_epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {name}={getattr(self, name)}")
         if self.strategy == "random" and self.finalists < 2:

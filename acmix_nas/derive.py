@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,14 @@ def derive(scores: Scores, table: CostTable, budget: Mapping[str, float] | None 
     return ranked(scores, table, budget, 1)[0]
 
 
-def ranked(scores: Scores, table: CostTable, budget: Mapping[str, float] | None = None, count: int = 1) -> list[dict[str, str]]:
-    """The best architectures within every limit, best first; fewer where there are no more. Otherwise as `derive`."""
+def ranked(
+    scores: Scores, table: CostTable, budget: Mapping[str, float] | None = None, count: int = 1, apart: int = 1
+) -> list[dict[str, str]]:
+    """The best architectures within every limit, best first; fewer where there are no more. Otherwise as `derive`.
+
+    Args:
+        apart: slots in which each differs from every better one, at least.
+    """
     limits = dict(budget or {})
     columns = [(slot, operator) for slot, row in scores.items() for operator in row]
     values = np.array([scores[slot][operator] for slot, operator in columns], dtype=float)
@@ -64,11 +70,23 @@ def ranked(scores: Scores, table: CostTable, budget: Mapping[str, float] | None 
             break
         chosen = np.round(solved.x)
         choice = {slot: operator for (slot, operator), taken in zip(columns, chosen, strict=True) if taken}
-        if all(table.total(choice, measure) <= limit * (1 + ROUNDING) for measure, limit in limits.items()):
+        within = all(table.total(choice, measure) <= limit * (1 + ROUNDING) for measure, limit in limits.items())
+        if within:
             found.append(choice)  # and not what the solver's tolerance let through
-        constraints.append(LinearConstraint(chosen[None], -np.inf, len(scores) - 1))  # at least one slot differs
+        constraints.append(LinearConstraint(chosen[None], -np.inf, len(scores) - (apart if within else 1)))
     if not found:
         raise UserError(f"budget {_shown(limits)} is met by no architecture; {_cheapest(table, limits)}")
+    return found
+
+
+def spread(best_first: Iterable[Mapping[str, str]], count: int, apart: int) -> list[dict[str, str]]:
+    """The first so many of a ranking that differ from each other in so many slots; fewer where there are no more."""
+    found: list[dict[str, str]] = []
+    for choice in best_first:
+        if all(sum(choice[slot] != other[slot] for slot in choice) >= apart for other in found):
+            found.append(dict(choice))
+        if len(found) == count:
+            break
     return found
 
 

@@ -34,7 +34,7 @@ from acmix_nas.config import SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import ImageData
 from acmix_nas.decision import Decision
-from acmix_nas.derive import derive, inherit, log_probabilities, ranked
+from acmix_nas.derive import derive, inherit, log_probabilities, ranked, spread
 from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, read_json, save_tensors, write_json
 from acmix_nas.finished import RANKING
@@ -284,14 +284,13 @@ def search(
         if not first_process():
             return {}
         if config.differentiable:
-            probabilities = probabilities_of(space)
-            if config.selection == "perturbation":
-                scores = Perturbation.of(space.backbone, space.slots, data).scores(probabilities, progress)
-            choices = ranked(scores or log_probabilities(probabilities), table, config.limits, config.finalists)
+            probabilities, scores = judged_slots(config, space, data, progress)
+            likely = scores or log_probabilities(probabilities)
+            choices = ranked(likely, table, config.limits, config.finalists, apart(config, space.slots))
         else:
             judged = rank(config, space, data, table, progress)
             write_ranking(folder / RANKING, judged, table)
-            choices = [choice for choice, _ in judged[: config.finalists]]
+            choices = spread((choice for choice, _ in judged), config.finalists, apart(config, space.slots))
     seconds = {"shortlist": round(perf_counter() - start, 2)}
     metric: dict[str, float] = {}
     choice = choices[0]
@@ -345,6 +344,21 @@ def cheapest(table: CostTable, limits: Mapping[str, float]) -> dict[str, str]:
 def within(table: CostTable, limits: Mapping[str, float], choice: Mapping[str, str]) -> bool:
     """Whether an architecture meets every limit."""
     return all(table.total(choice, name) <= limit for name, limit in limits.items())
+
+
+def apart(config: SearchConfig, slots: Sequence[Any]) -> int:
+    """In how many slots finalists differ."""
+    return max(1, min(config.apart, len(slots) // 2))
+
+
+def judged_slots(
+    config: SearchConfig, space: HybridSpace, data: ImageData, progress: bool = False
+) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Slot → operator → probability, of a differentiable search; and its worth by perturbation, where that is asked for."""
+    probabilities = probabilities_of(space)
+    if config.selection != "perturbation":
+        return probabilities, {}
+    return probabilities, Perturbation.of(space.backbone, space.slots, data).scores(probabilities, progress)
 
 
 def probabilities_of(space: HybridSpace) -> dict[str, dict[str, float]]:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmix_nas.cost import Cost, CostTable
-from acmix_nas.derive import Scores, derive, ranked
+from acmix_nas.derive import Scores, derive, ranked, spread
 from acmix_nas.errors import UserError
 
 
@@ -94,3 +94,24 @@ def test_budgets_that_only_together_are_impossible_say_so() -> None:
 def test_what_is_impossible_is_never_chosen() -> None:
     scores = {"s0": {"o0": -math.inf, "o1": -9.0}, "s1": {"o0": 0.0, "o1": -1.0}}
     assert ranked(scores, TABLE, {}, 10) == [{"s0": "o1", "s1": "o0"}, {"s0": "o1", "s1": "o1"}]
+
+
+@settings(deadline=None, max_examples=40)
+@given(problems(), st.integers(1, 5), st.integers(1, 3))
+def test_the_integer_program_spreads_as_going_down_the_ranking_does(
+    problem: tuple[Scores, CostTable, dict[str, float]], count: int, apart: int
+) -> None:
+    scores, table, _ = problem
+    # Powers of two make every sum different, so that there is one ranking.
+    unequal = {
+        slot: {operator: 0.5 ** (4 * i + j) for j, operator in enumerate(row)} for i, (slot, row) in enumerate(scores.items())
+    }
+    ranking = sorted(all_of(unequal), key=lambda choice: -score_of(unequal, choice))
+    assert ranked(unequal, table, {}, count, apart) == spread(ranking, count, apart)
+
+
+def test_what_is_spread_differs() -> None:
+    ranking = [{"a": a, "b": b} for a in "xyz" for b in "xyz"]
+    assert spread(ranking, 9, 1) == ranking
+    assert spread(ranking, 9, 2) == [{"a": one, "b": one} for one in "xyz"]
+    assert spread(ranking, 2, 2) == [{"a": one, "b": one} for one in "xy"]

@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 from rich.table import Table as Screen
 
-from acmix_nas.benchmark.spaces import Choice
+from acmix_nas.benchmark.spaces import VARIANTS, Choice
 from acmix_nas.benchmark.table import Interval, Table, bootstrap, fits, kendall
+from acmix_nas.benchmark.tabulate import spent
 from acmix_nas.config import STRATEGIES, SearchConfig
 from acmix_nas.data import ImageData
-from acmix_nas.derive import log_probabilities
+from acmix_nas.derive import log_probabilities, spread
 from acmix_nas.errors import UserError, one_of
 from acmix_nas.files import provenance, read_json, write_json, write_text
 from acmix_nas.terminal import console
@@ -34,7 +34,7 @@ DRAWS = 2000
 FINALISTS = 5
 NO_BUDGET = "none"
 RANDOM = "random search, as long as the next"
-SEARCHED = tuple(name for name in STRATEGIES if name != "random")
+SEARCHED = (*(name for name in STRATEGIES if name != "random"), *VARIANTS)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Outcome:
         inherited: accuracy of every architecture with the supernet's weights and batch norms of its own, likewise.
         gap: of the architecture it likes best, step by step: "mixture" (where there is one), "inherited" (discrete),
             "recalibrated" (with batch norms of its own); validation accuracy.
-        seconds: of training the supernet and scoring.
+        seconds: of training the supernet and scoring, as `spent` counts them.
     """
 
     strategy: str
@@ -62,28 +62,29 @@ class Outcome:
 def outcome_of(table: Table, strategy: str, seed: int) -> Outcome:
     """Search once. Needs NNI."""
     from acmix_nas.ranking import Ranker
-    from acmix_nas.search import make_space, probabilities_of, train_supernet
+    from acmix_nas.search import judged_slots, make_space, train_supernet
     from acmix_nas.train import evaluate
 
     config = table.space.search(strategy, SEEDS_APART + seed)
     data = ImageData(config.data, config.recipe.seed)
     by_slot = [table.space.by_slot(choice) for choice in table.choices]
-    start = perf_counter()
+    start = spent()
     space = make_space(config, data.num_classes)
     with TemporaryDirectory() as folder:
         train_supernet(config, data, space, Path(folder), progress=False)
-    trained = perf_counter() - start
     gap: dict[str, float] = {}
     if config.differentiable:
-        logs = log_probabilities(probabilities_of(space))
-        scores = [sum(logs[slot][name] for slot, name in choice.items()) for choice in by_slot]
-        if strategy == "darts":
-            gap["mixture"] = evaluate(space, data, "validation")["accuracy"]
-    start = perf_counter()
+        probabilities, by_loss = judged_slots(config, space, data)
+        worth = by_loss or log_probabilities(probabilities)
+        scores = [sum(worth[slot][name] for slot, name in choice.items()) for choice in by_slot]
+    trained = spent() - start
+    if config.strategy == "darts":
+        gap["mixture"] = evaluate(space, data, "validation")["accuracy"]
+    start = spent()
     ranker = Ranker.of(space.backbone, space.slots, data)
     found = {tuple(choice.values()): ranker.accuracy(choice) for choice in ranker.in_tree_order(by_slot)}
     inherited = [found[tuple(choice.values())] for choice in by_slot]
-    judging = perf_counter() - start
+    judging = spent() - start
     if not config.differentiable:
         scores = inherited
     best = by_slot[int(np.argmax(scores))]
@@ -128,6 +129,7 @@ def assess(
     outcomes: list[Outcome] = []
     if path.exists():
         content = read_json(path, "assessment")
+        content["searches"] = {**searches, **content.get("searches", {})}  # strategies may have come since
         if {key: content.get(key) for key in of} != of:
             raise UserError(f"assessment {str(path)!r} is of another space, or of other settings; take another file")
         outcomes = [
@@ -199,14 +201,14 @@ def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) 
         for strategy in dict.fromkeys(outcome.strategy for outcome in outcomes):
             found, seconds = [], []
             for outcome in (one for one in outcomes if one.strategy == strategy):
-                shortlist = best_of(table, outcome.scores, budget, finalists if raced else 1)
+                shortlist = best_of(table, outcome.scores, budget, finalists if raced else 1, table.space.config.apart)
                 decided = race(table, shortlist, outcome.seed)
                 found.append(decided)
                 seconds.append(outcome.seconds + (sum(map(table.seconds, shortlist)) if raced else 0.0))
             regrets = [table.regret(choice, budget) for choice in found]
-            spent = float(np.mean(seconds))
-            trainings = spent / dearest(table)
-            drawn = random_searches(table, budget, spent)
+            took = float(np.mean(seconds))
+            trainings = took / dearest(table)
+            drawn = random_searches(table, budget, took)
             by_chance = interval_of(table, drawn, budget, len(found))
             name = f"{strategy} + race of {finalists}" if raced else strategy
             regret = bootstrap(lambda values: float(np.mean(values)), regrets)
@@ -217,10 +219,11 @@ def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) 
     return made
 
 
-def best_of(table: Table, scores: Sequence[float], budget: Mapping[str, float], count: int) -> list[Choice]:
-    """The architectures within the budget that score highest."""
+def best_of(table: Table, scores: Sequence[float], budget: Mapping[str, float], count: int, apart: int = 1) -> list[Choice]:
+    """The architectures within the budget that score highest, and differ in so many slots."""
     met = [(score, choice) for score, choice in zip(scores, table.choices, strict=True) if fits(table.cost(choice), budget)]
-    return [choice for _, choice in sorted(met, key=lambda pair: -pair[0])[:count]]
+    ranking = (table.space.by_slot(choice) for _, choice in sorted(met, key=lambda pair: -pair[0]))
+    return [table.space.in_order(slots) for slots in spread(ranking, count, apart)]
 
 
 def race(table: Table, choices: Sequence[Choice], seed: int) -> Choice:

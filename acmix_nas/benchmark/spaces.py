@@ -26,10 +26,15 @@ from acmix_nas.errors import UserError
 from acmix_nas.latency import timed
 from acmix_nas.slot import Slot, find_slots
 
-__all__ = ["CUED", "CUED_SHAPES", "NAMED", "Choice", "Space", "space_of"]
+__all__ = ["CUED", "CUED_SHAPES", "NAMED", "VARIANTS", "Choice", "Space", "space_of"]
 
 SETTINGS = ("backbone", "backbone_args", "candidates", "slots", "heads", "data", "recipe")
 MANY = 10_000
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "darts_second_order": {"strategy": "darts", "darts_order": 2},
+    "darts_perturbation": {"strategy": "darts", "selection": "perturbation"},
+}
+"""Strategies in a form that is assessed by a name of its own."""
 Choice = tuple[str, ...]
 """The operator of every slot, in the order of the slots."""
 
@@ -161,11 +166,12 @@ class Space:
         return replace(self.config.race, seed=seed)
 
     def search(self, strategy: str, seed: int) -> SearchConfig:
-        """How the space is searched by a strategy."""
-        epochs = self.epochs.get(strategy, self.config.recipe.epochs)
-        warmup = self.warmups.get(strategy, self.config.arc_warmup)
+        """How the space is searched by a strategy, or one of `VARIANTS`."""
+        form = VARIANTS.get(strategy, {"strategy": strategy})
+        epochs = self.epochs.get(form["strategy"], self.config.recipe.epochs)
+        warmup = self.warmups.get(form["strategy"], self.config.arc_warmup)
         recipe = replace(self.config.recipe, epochs=epochs, seed=seed)
-        return replace(self.config, strategy=strategy, arc_warmup=warmup, data=self.images(seed), recipe=recipe)
+        return replace(self.config, **form, arc_warmup=warmup, data=self.images(seed), recipe=recipe)
 
 
 CUED = Space(

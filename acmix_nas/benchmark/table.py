@@ -66,7 +66,7 @@ class Run:
         seed: of the weights, the order and, where they are drawn, the images.
         validation: accuracy on the search-validation part after every epoch, from 0 to 1.
         test: the same on the test part.
-        seconds: of training and looking, on the table's machine.
+        seconds: of training and looking, on the table's machine, as `tabulate.spent` counts them.
     """
 
     choice: Choice

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,7 +26,7 @@ from acmix_nas.profile import device_name
 from acmix_nas.terminal import console
 from acmix_nas.train import EpochSeed, evaluate, make_trainer, quiet, seed_all
 
-__all__ = ["tabulate", "train_alone"]
+__all__ = ["spent", "tabulate", "train_alone"]
 
 
 class Curve(pl.Callback):
@@ -47,11 +47,18 @@ def _images(config: DataConfig, seed: int) -> ImageData:
     return ImageData(config, seed)
 
 
+def spent() -> float:
+    """Seconds, of which differences count: what this process has computed, where it does so on the CPU with one thread, and so
+    without that in which other programs had its core; else the clock's."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return process_time() if alone else perf_counter()
+
+
 def train_alone(space: Space, choice: Choice, seed: int) -> Run:
     """Train one architecture by the space's recipe, as `retrain` does under the seed, and keep only its curves."""
     recipe, data = space.alone(seed), _images(space.images(seed), seed)
     architecture = space.architecture(choice)
-    start = perf_counter()
+    start = spent()
     seed_all(seed)  # after whatever may draw numbers on the way
     module = Retraining(build(architecture), recipe, data.num_classes)
     curve = Curve(data)
@@ -63,12 +70,12 @@ def train_alone(space: Space, choice: Choice, seed: int) -> Run:
     }  # fmt: skip
     with quiet():
         make_trainer(pl.Trainer, options).fit(module, datamodule=data)
-    return Run(choice, seed, tuple(curve.validation), tuple(curve.test), round(perf_counter() - start, 1))
+    return Run(choice, seed, tuple(curve.validation), tuple(curve.test), round(spent() - start, 1))
 
 
 def tabulate(
     space: Space, path: Path, seeds: int = 3, sample: int | None = None, workers: int = 2, progress: bool = True,
-    latency: bool = False,
+    latency: bool = False, seconds: bool = False,
 ) -> Table:  # fmt: skip
     """Train, and write the table anew after every training.
 
@@ -80,6 +87,7 @@ def tabulate(
         seeds: 0 to seeds − 1; each draws weights, the order of images and, where they are drawn, the images.
         sample: so many random architectures instead of all.
         workers: processes, of one thread each.
+        seconds: whether the seconds of what is there are measured anew, as after a change that makes trainings faster.
         latency: whether the table is to have latencies too; where it has none yet, they are measured before anything trains.
 
     Raises:
@@ -95,14 +103,17 @@ def tabulate(
     runs, made = (table.runs, table.made) if table is not None else ((), ())
     known = {(run.choice, run.seed) for run in runs}
     missing = [(choice, seed) for seed in range(seeds) for choice in choices if (choice, seed) not in known]
-    machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {workers} trainings at a time"
-    here = {**provenance(), "machine": machine}
+    here = _here(workers)
     latencies = table.latencies if table is not None else None
     if latency and latencies is None:
         latencies = Latencies.measured(space)
         if table is not None:  # which may be whole but for them
             table = replace(table, latencies=latencies)
             table.save(path)
+    if seconds and table is not None:
+        table = retime(table, workers)
+        table.save(path)
+        runs, made = table.runs, table.made
     with Progress(
         TextColumn("training alone"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, disable=not progress,
@@ -116,6 +127,23 @@ def tabulate(
             bar.advance(task)
     assert table is not None
     return table
+
+
+def retime(table: Table, workers: int = 2) -> Table:
+    """The same accuracies with the seconds that trainings take now: the lesser of two epochs, times their number."""
+    short = replace(table.space.config, race_epochs=1, recipe=replace(table.space.config.recipe, warmup_epochs=0))
+    asked = [(choice, 0) for choice in table.choices for _ in range(2)]
+    timed: dict[Choice, float] = {}
+    for run in _trained(replace(table.space, config=short), asked, workers):
+        timed[run.choice] = min(run.seconds, timed.get(run.choice, run.seconds))
+    epochs = table.space.alone(0).epochs
+    runs = tuple(replace(run, seconds=round(epochs * timed[run.choice], 1)) for run in table.runs)
+    return replace(table, runs=runs, made=(*table.made, {**_here(workers), "seconds": len(runs)}))
+
+
+def _here(workers: int) -> dict[str, Any]:
+    machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {workers} trainings at a time"
+    return {**provenance(), "machine": machine}
 
 
 def _trained(space: Space, missing: Sequence[tuple[Choice, int]], workers: int) -> Any:

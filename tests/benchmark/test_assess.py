@@ -84,6 +84,14 @@ def test_the_shortlist_keeps_within_the_budget() -> None:
     assert all(table.cost(choice)["macs"] <= 1.2e6 for choice in shortlist)
 
 
+def test_a_shortlist_may_be_spread_out() -> None:
+    table = made_up()
+    first, *others = best_of(table, perfect(table).scores, {}, 5, apart=2)
+    assert first == table.best()
+    assert len(others) == 4
+    assert all(sum(a != b for a, b in zip(one, two, strict=True)) >= 2 for one in others for two in (first,))
+
+
 def test_random_search_regrets_less_with_more_time_and_nothing_when_it_trains_all() -> None:
     table = made_up()
     short, longer, all_of_it = (interval_of(table, random_searches(table, {}, seconds), {}, 8) for seconds in (1.5, 10.5, 81.5))

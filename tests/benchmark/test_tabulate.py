@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from acmix_nas.benchmark.spaces import CUED, Choice, Space
 from acmix_nas.benchmark.table import Run, Table
-from acmix_nas.benchmark.tabulate import tabulate, train_alone
+from acmix_nas.benchmark.tabulate import spent, tabulate, train_alone
 from acmix_nas.classification import Recipe
 from acmix_nas.errors import UserError
 from acmix_nas.retrain import retrain
@@ -85,6 +86,23 @@ def test_another_space_is_not_written_into_the_same_folder(tmp_path: Path) -> No
 def test_no_training_at_all_is_refused(tmp_path: Path, arguments: dict[str, int], said: str) -> None:
     with pytest.raises(UserError, match=f"{said} must be at least 1"):
         tabulate(SMALL, tmp_path / "table.json", progress=False, **arguments)  # type: ignore[arg-type]
+
+
+def test_seconds_are_measured_anew_and_nothing_else_changes(tmp_path: Path) -> None:
+    path = tmp_path / "table.json"
+    first = tabulate(SMALL, path, seeds=2, workers=1, progress=False)
+    replace(first, runs=tuple(replace(run, seconds=1e6) for run in first.runs)).save(path)
+    again = tabulate(SMALL, path, seeds=2, workers=1, progress=False, seconds=True)
+    assert {replace(run, seconds=0) for run in again.runs} == {replace(run, seconds=0) for run in first.runs}
+    assert all(0 < run.seconds < 1e3 for run in again.runs)
+    assert again.made[-1]["seconds"] == 4
+    assert Table.load(path).runs == again.runs
+
+
+def test_what_waits_spends_nothing() -> None:
+    began = spent()
+    time.sleep(0.3)
+    assert spent() - began < 0.1
 
 
 def test_latencies_are_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
