@@ -8,10 +8,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from timm.models import register_model
 from torch import nn
 
-from acmix_nas.backbone import as_features, load_weights, make_backbone
+from acmix_nas.backbone import load_weights, make_backbone
 from acmix_nas.blocks import open_blocks
 from acmix_nas.errors import UserError
 from acmix_nas.files import provenance, read_json, write_json
@@ -26,7 +25,6 @@ KINDS: dict[str, tuple[type, ...]] = {
     "heads": (int, dict, NoneType), "budget": (dict,), "seed": (int, NoneType), "data": (dict,), "metric": (dict,),
     "probabilities": (dict,), "scores": (dict,),
 }  # fmt: skip
-FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls", "output_fmt")
 
 
 @dataclass(frozen=True)
@@ -195,32 +193,3 @@ def build(
     if weights is not None:
         load_weights(network, Path(weights))
     return network
-
-
-@register_model
-def acmix_nas(pretrained: bool = False, architecture: str | Path | Architecture | None = None, **arguments: Any) -> nn.Module:
-    """The entry in timm's registry: `timm.create_model("acmix_nas", architecture="architecture.json", features_only=…)`.
-
-    Args:
-        pretrained: whether the backbone starts from timm's weights, where it keeps convolutions.
-        architecture: the file; required.
-        arguments: `weights` (a state dict), `num_classes`, `features_only`, `out_indices` and what else timm takes.
-
-    Raises:
-        UserError: as `build` does.
-    """
-    if architecture is None:
-        raise UserError("architecture must be given: timm.create_model('acmix_nas', architecture='architecture.json')")
-    if not isinstance(architecture, Architecture):
-        architecture = Architecture.load(architecture)
-    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        arguments.pop(name, None)  # timm passes them on to every entry; they belong to published weights
-    of_features = {name: arguments.pop(name) for name in FEATURE_ARGUMENTS if name in arguments}
-    network = build(architecture, pretrained=pretrained, **arguments)
-    if not of_features.pop("features_only", False):
-        return network
-    if architecture.backbone is None:
-        raise UserError("features_only needs a backbone of timm's; this architecture was searched on a module of its own")
-    slots = skeleton(architecture)[1]
-    of_backbone = {name: value for name, value in arguments.items() if name not in ("weights", "num_classes", "backbone")}
-    return as_features(network, slots, architecture.backbone, {**architecture.backbone_args, **of_backbone, **of_features})

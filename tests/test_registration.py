@@ -11,12 +11,13 @@ ORDERS = (
     "import acmix_nas, timm", "import timm, acmix_nas", "from acmix_nas import models; import timm",
     "import acmix_nas; acmix_nas.models; import timm", "import acmix_nas; from timm.models import create_model; import timm",
     "import acmix_nas.blocks, timm", "import acmix_nas.models.swin, timm", "import acmix_nas.search_spaces, timm",
+    "import acmix_nas.architecture, timm", "import acmix_nas.backbone, timm",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_they_are_registered(order: str) -> None:
-    names = ("resnet50_acmix", "swin_tiny_acmix", "cued_net")
+    names = ("resnet50_acmix", "swin_tiny_acmix", "cued_net", "acmix_nas")
     subprocess.run([sys.executable, "-c", f"{order}; assert all(map(timm.is_model, {names}))"], check=True)
 
 
