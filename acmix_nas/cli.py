@@ -412,7 +412,10 @@ def fusion_table(fusion: Fusion) -> Table:
         tried = ", ".join(f"{form} {time:.2f}" for form, time in slot.milliseconds.items())
         table.add_row(slot.slot, slot.operator, slot.form, tried)
     layout = "in channels_last" if fusion.channels_last else "as they were"
-    table.caption = f"{fusion.folded} batch norms folded, {fusion.linear} linear layers as convolutions, weights {layout}"
+    table.caption = (
+        f"{fusion.folded} batch norms folded, {fusion.linear} linear layers as convolutions, "
+        f"{fusion.packed} convolutions with packed weights, weights {layout}"
+    )
     return table
 
 

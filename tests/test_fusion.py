@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 import acmix_nas.fusion
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.export import export_onnx
-from acmix_nas.fusion import FusedOperator, PointwiseLinear, _following_norms, _forms, fuse
+from acmix_nas.fusion import FusedOperator, PackedConv2d, PointwiseLinear, _following_norms, _forms, fuse
 from acmix_nas.models.swin import RolledACmix
 from acmix_nas.operators import (
     ACmix,
@@ -212,3 +214,47 @@ def test_a_fused_network_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {slot.form for slot in fusion.slots} == {"dense"}
     assert any(isinstance(module, FusedOperator) for module in fusion.network.modules())
     assert export_onnx(fusion.network, tmp_path / "fused.onnx", 32) < 1e-5
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "conv", [nn.Conv2d(6, 8, 3, 2, 1), nn.Conv2d(8, 4, 1, bias=False), nn.Conv2d(8, 12, 3, padding=2, dilation=2, groups=4)]
+)
+def test_packed_weights_change_nothing(conv: nn.Conv2d, layout: torch.memory_format) -> None:
+    packed = PackedConv2d.of(conv)
+    for size in (9, 5):  # the first one orders the weight
+        x = torch.randn(2, conv.in_channels, size, size).to(memory_format=layout)
+        with torch.no_grad():
+            torch.testing.assert_close(packed(x), conv(x), rtol=1e-5, atol=1e-5)
+    assert packed._packed is not None
+    assert packed.state_dict().keys() == conv.state_dict().keys()
+
+
+def test_packed_weights_follow_the_weight_and_are_not_copied() -> None:
+    conv = nn.Conv2d(4, 4, 3)
+    packed = PackedConv2d.of(conv)
+    x = torch.randn(1, 4, 6, 6)
+    with torch.inference_mode():
+        packed(x)
+    with torch.no_grad():
+        conv.weight.mul_(2)
+        torch.testing.assert_close(packed(x), conv(x))
+        for twin in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+            assert twin._packed is None
+            torch.testing.assert_close(twin(x), conv(x))
+
+
+def test_a_packed_convolution_has_gradients_and_other_types() -> None:
+    packed = PackedConv2d.of(nn.Conv2d(4, 4, 3))
+    packed(torch.randn(1, 4, 6, 6)).sum().backward()
+    assert packed.weight.grad is not None
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert packed(torch.randn(1, 4, 6, 6)).dtype == torch.bfloat16
+    assert packed.double()(torch.randn(1, 4, 6, 6, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_a_fused_network_needs_no_no_grad() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).eval()
+    images = torch.randn(1, 3, 8, 8)
+    assert not fuse(network, images, repeats=1).network(images).requires_grad
+    assert network(images).requires_grad
