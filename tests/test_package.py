@@ -23,4 +23,5 @@ def test_the_wheel(tmp_path: Path) -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "acmix_nas").rglob("*.py")}
     modules |= {f"acmix_nas/{path.relative_to(ROOT).as_posix()}" for folder in ("search_spaces", "strategies")
                 for path in (ROOT / folder).rglob("*.py")}  # fmt: skip
+    modules |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "acmix_nas").rglob("*.[ch]")}
     assert modules <= set(names)

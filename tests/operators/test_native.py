@@ -14,19 +14,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from acmix_nas.operators import Output, attention_path, native
+from acmix_nas.operators.native import compiled
 from acmix_nas.operators.stage import Path as Stage2
 
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """A process that has not looked for a compiler yet; afterwards it has again."""
-    native.library.cache_clear()
+    compiled.library.cache_clear()
     yield
-    native.library.cache_clear()
+    compiled.library.cache_clear()
 
 
 def test_this_machine_compiles_them() -> None:
-    assert native.library() is not None
+    assert compiled.library() is not None
 
 
 def both(path: Stage2, maps: Tensor, monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
@@ -35,7 +36,7 @@ def both(path: Stage2, maps: Tensor, monkeypatch: pytest.MonkeyPatch) -> list[li
     for in_c in (True, False):
         with monkeypatch.context() as patch:
             if not in_c:
-                patch.setattr(native, "library", lambda: None)
+                patch.setattr(compiled, "library", lambda: None)
             assert native.runs_on(maps) == in_c
             path.zero_grad()
             x = maps.clone(memory_format=torch.channels_last).requires_grad_()
@@ -148,22 +149,21 @@ def test_other_types_and_graphs_are_left_to_pytorch() -> None:
 
 @pytest.mark.usefixtures("fresh")
 def test_a_switch_turns_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(native.SWITCH, "0")
-    assert native.library() is None
+    monkeypatch.setenv(compiled.SWITCH, "0")
+    assert compiled.library() is None
 
 
 @pytest.mark.usefixtures("fresh")
 def test_a_compiler_that_fails_is_said_once_and_pytorch_takes_over(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    broken = tmp_path / "native.c"
-    broken.write_text("int slide_forward( {")
-    monkeypatch.setattr(native, "SOURCE", broken)
+    (tmp_path / "slide.c").write_text("int slide_forward( {")
+    monkeypatch.setattr(compiled, "FOLDER", tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with caplog.at_level(logging.WARNING):
         assert not native.runs_on(torch.zeros(1))
         assert attention_path("local", 4, 2)(torch.randn(1, 12, 5, 5)).shape == (1, 4, 5, 5)
-    assert [record.message for record in caplog.records if "native.c could not be compiled" in record.message] != []
+    assert [record.message for record in caplog.records if "could not be compiled" in record.message] != []
     assert len(caplog.records) == 1
     assert not list(tmp_path.rglob("*.so"))
 
@@ -171,9 +171,9 @@ def test_a_compiler_that_fails_is_said_once_and_pytorch_takes_over(
 @pytest.mark.usefixtures("fresh")
 def test_what_was_compiled_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert native.library() is not None
+    assert compiled.library() is not None
     (made,) = tmp_path.rglob("*.so")
     written = made.stat().st_mtime_ns
-    native.library.cache_clear()
-    assert native.library() is not None
+    compiled.library.cache_clear()
+    assert compiled.library() is not None
     assert made.stat().st_mtime_ns == written
