@@ -65,11 +65,12 @@ class SearchConfig:
             collapsed: it stops, and its last good distribution counts; 0 lets it go on.
         samples: architectures that "single_path" judges by the supernet: all, where there are no more, or else by evolution.
         budget: limits that the architecture must meet, as in "macs=1.2M", "params=300k", "latency=3ms".
-        finalists: of the best architectures within the budget so many are trained alone, and the best of them is taken;
-            1 trusts the supernet.
-        apart: slots in which finalists differ from each other at least, or half of the slots where these are few. A supernet
-            that is wrong about an architecture is wrong about those like it, and a race among them could not tell.
+        finalists: so many architectures within the budget are trained alone, and the best of them is taken; 1 trusts the
+            supernet. The first half are those that it likes best.
+        apart: slots in which each finalist of the second half differs from all before it, at least, or half of the slots where
+            these are few. A supernet that is wrong about an architecture is wrong about those like it.
         race_epochs: of those trainings, by the same recipe.
+        race_cut: so many of the finalists are trained on after half of these epochs; 0 trains all of them to the end.
         data: the images.
         recipe: how the weights are trained; its seed is the search's.
 
@@ -98,6 +99,7 @@ class SearchConfig:
     finalists: int = 1
     apart: int = 2
     race_epochs: int = 12
+    race_cut: int = 3
     data: DataConfig = field(default_factory=DataConfig)
     recipe: Recipe = field(default_factory=Recipe)
 
@@ -133,8 +135,9 @@ class SearchConfig:
             raise UserError(f"arc_warmup must be from 0 to below epochs={self.recipe.epochs}; got arc_warmup={self.arc_warmup}")
         if not self.arc_learning_rate > 0:
             raise UserError(f"arc_learning_rate must be positive; got arc_learning_rate={self.arc_learning_rate}")
-        if self.patience < 0:
-            raise UserError(f"patience must be 0 or more; got patience={self.patience}")
+        for name in ("patience", "race_cut"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} must be 0 or more; got {name}={getattr(self, name)}")
         for name in ("samples", "finalists", "apart", "race_epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {name}={getattr(self, name)}")
@@ -157,6 +160,11 @@ class SearchConfig:
         """How finalists are trained."""
         epochs = self.race_epochs
         return replace(self.recipe, epochs=epochs, warmup_epochs=min(self.recipe.warmup_epochs, epochs))
+
+    @property
+    def half_time(self) -> int:
+        """Epochs after which a race is cut; 0 where it is not."""
+        return self.race_epochs // 2 if 0 < self.race_cut < self.finalists else 0
 
     def save(self, folder: Path) -> Path:
         """Write what a search in this folder is begun with."""

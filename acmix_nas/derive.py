@@ -46,7 +46,7 @@ def ranked(
     """The best architectures within every limit, best first; fewer where there are no more. Otherwise as `derive`.
 
     Args:
-        apart: slots in which each differs from every better one, at least.
+        apart: slots in which those of the second half differ from all before them, at least.
     """
     limits = dict(budget or {})
     columns = [(slot, operator) for slot, row in scores.items() for operator in row]
@@ -64,29 +64,39 @@ def ranked(
     gain = np.where(np.isfinite(values), values, 0.0)
     gain = gain / max(np.abs(gain).max(), 1e-12)
     found: list[dict[str, str]] = []
+    taken, refused = list[np.ndarray](), list[np.ndarray]()
     while len(found) < count:
-        solved = milp(-gain, constraints=constraints, bounds=bounds, integrality=1, options={"mip_rel_gap": 0.0})
+        least = 1 if len(found) < near(count) else apart
+        cuts = [LinearConstraint(one[None], -np.inf, len(scores) - least) for one in taken]
+        cuts += [LinearConstraint(one[None], -np.inf, len(scores) - 1) for one in refused]
+        all_of_them = [*constraints, *cuts]
+        solved = milp(-gain, constraints=all_of_them, bounds=bounds, integrality=1, options={"mip_rel_gap": 0.0})
         if solved.x is None:
             break
         chosen = np.round(solved.x)
-        choice = {slot: operator for (slot, operator), taken in zip(columns, chosen, strict=True) if taken}
-        within = all(table.total(choice, measure) <= limit * (1 + ROUNDING) for measure, limit in limits.items())
-        if within:
-            found.append(choice)  # and not what the solver's tolerance let through
-        constraints.append(LinearConstraint(chosen[None], -np.inf, len(scores) - (apart if within else 1)))
+        choice = {slot: operator for (slot, operator), is_in in zip(columns, chosen, strict=True) if is_in}
+        if all(table.total(choice, measure) <= limit * (1 + ROUNDING) for measure, limit in limits.items()):
+            found.append(choice)
+            taken.append(chosen)
+        else:
+            refused.append(chosen)  # what the solver's tolerance let through
     if not found:
         raise UserError(f"budget {_shown(limits)} is met by no architecture; {_cheapest(table, limits)}")
     return found
 
 
+def near(count: int) -> int:
+    """How many of so many finalists are simply the best ones."""
+    return (count + 1) // 2
+
+
 def spread(best_first: Iterable[Mapping[str, str]], count: int, apart: int) -> list[dict[str, str]]:
-    """The first so many of a ranking that differ from each other in so many slots; fewer where there are no more."""
-    found: list[dict[str, str]] = []
-    for choice in best_first:
-        if all(sum(choice[slot] != other[slot] for slot in choice) >= apart for other in found):
-            found.append(dict(choice))
-        if len(found) == count:
-            break
+    """So many of a ranking: the best ones, and from the second half on those that differ from all before in so many slots."""
+    ranking = list(map(dict, best_first))
+    found = ranking[: near(count)]
+    for choice in ranking[near(count) :]:
+        if len(found) < count and all(sum(choice[slot] != other[slot] for slot in choice) >= apart for other in found):
+            found.append(choice)
     return found
 
 

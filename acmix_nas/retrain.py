@@ -55,6 +55,7 @@ def retrain(
     callbacks: Sequence[pl.Callback] = (),
     progress: bool = True,
     resume: bool = False,
+    until: int | None = None,
     trainer_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train an architecture, or a backbone as it stands, and look at the test part once, at the end.
@@ -64,6 +65,7 @@ def retrain(
 
     Args:
         weights: a state dict to start from; from scratch by default.
+        until: pause after so many epochs, see `fit`.
         backbone_args: more for timm's `create_model`, such as `drop_path_rate`.
 
     Raises:
@@ -82,5 +84,5 @@ def retrain(
     bias = BiasLogger(folder, every=recipe.epochs)
     return fit(
         network, data, recipe, folder,
-        callbacks=[bias, *callbacks], progress=progress, resume=resume, trainer_kwargs=trainer_kwargs,
+        callbacks=[bias, *callbacks], progress=progress, resume=resume, until=until, trainer_kwargs=trainer_kwargs,
     )  # fmt: skip

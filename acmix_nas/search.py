@@ -49,6 +49,7 @@ from acmix_nas.train import evaluate, first_process, make_trainer, quiet, recali
 
 DRAWS = 10_000
 COLLAPSE = "collapse.json"
+HALF_TIME = "half-time.json"
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
 
@@ -255,9 +256,9 @@ def search(
 
     Writes into the folder, beside what `train_supernet` does: architecture.json, network.pt (its weights: the supernet's, or
     those of the race where there was one), ranking.json (what a single-path search judged), race/1, race/2, … (what
-    `retrain` writes of each finalist), history.csv and tensorboard/ (probabilities, α and β by epoch), and result.json, which
-    is what is returned, with how decided a differentiable search is, and whether it collapsed. Of several processes the first
-    does; the others return nothing.
+    `retrain` writes of each finalist, and half-time.json), history.csv and tensorboard/ (probabilities, α and β by epoch), and
+    result.json, which is what is returned, with how decided a differentiable search is, and whether it collapsed. Of several
+    processes the first does; the others return nothing.
 
     Raises:
         UserError: where the folder holds a finished search, or no architecture meets the budget, and as `train_supernet` does.
@@ -298,9 +299,8 @@ def search(
         network, metric["inherited_val_accuracy"] = judge(space, choice, data)
         save_tensors(folder / "network.pt", network.state_dict())
     if len(choices) > 1:
-        finals = [train_finalist(config, data, one, folder / "race" / str(i), progress) for i, one in enumerate(choices, 1)]
-        best = max(range(len(choices)), key=lambda i: finals[i]["val_accuracy"])
-        choice, metric = choices[best], {"val_accuracy": finals[best]["val_accuracy"]}
+        best, accuracy = race(config, data, choices, folder / "race", progress)
+        choice, metric = choices[best], {"val_accuracy": accuracy}
         shutil.copyfile(folder / "race" / str(best + 1) / "network.pt", folder / "network.pt")
     seconds["all"] = round(perf_counter() - start, 2)
     costs = table.of_architecture(choice)
@@ -422,11 +422,42 @@ def write_ranking(path: Path, judged: Judged, table: CostTable) -> Path:
     return write_json(path, {**provenance(), "ranking": rows})
 
 
+def race(
+    config: SearchConfig, data: ImageData, choices: Sequence[Mapping[str, str]], folder: Path, progress: bool
+) -> tuple[int, float]:
+    """Train the finalists alone, from half-time on only the best of them (successive halving, Jamieson and Talwalkar 2016).
+
+    It may be interrupted at any time; the same call goes on.
+
+    Returns:
+        The index of the best, and its accuracy on the search-validation part.
+    """
+    running = list(range(len(choices)))
+    if config.half_time:
+        accuracy = [
+            train_finalist(config, data, choice, folder / str(i), progress, config.half_time)["val_accuracy"]
+            for i, choice in enumerate(choices, 1)
+        ]
+        running = sorted(running, key=lambda i: -accuracy[i])[: config.race_cut]
+    finals = {
+        i: train_finalist(config, data, choices[i], folder / str(i + 1), progress)["val_accuracy"] for i in sorted(running)
+    }
+    best = max(finals, key=lambda i: finals[i])
+    return best, finals[best]
+
+
 def train_finalist(
-    config: SearchConfig, data: ImageData, choice: Mapping[str, str], folder: Path, progress: bool
+    config: SearchConfig, data: ImageData, choice: Mapping[str, str], folder: Path, progress: bool, until: int | None = None
 ) -> dict[str, Any]:
-    """What `retrain` gives of a finalist, which is trained but once."""
+    """What `retrain` gives of a finalist, which is trained but once; at half-time, what it had then."""
+    half_time = folder / HALF_TIME
+    if until is not None and half_time.exists():
+        return read_json(half_time, "half-time")
     if (folder / "result.json").exists():
         return read_json(folder / "result.json", "finalist")
     begun = (folder / "checkpoints" / "last.ckpt").exists()
-    return retrain(describe(config, data, choice), config.data, config.race, folder, progress=progress, resume=begun)
+    architecture = describe(config, data, choice)
+    found = retrain(architecture, config.data, config.race, folder, progress=progress, resume=begun, until=until)
+    if until is not None:
+        write_json(half_time, {**provenance(), **found})
+    return found

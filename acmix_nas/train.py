@@ -120,6 +120,21 @@ class Finite(pl.Callback):
             raise BrokenRun(f"train_loss is {loss.item()} after epoch {trainer.current_epoch + 1}: try a lower lr, or 32-true")
 
 
+class Pause(pl.Callback):
+    """Ends a training after so many epochs, as if it had been cut off there."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        if trainer.current_epoch >= self.epochs:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        if trainer.current_epoch + 1 >= self.epochs:
+            trainer.should_stop = True
+
+
 def trainer_options(
     folder: Path, recipe: Recipe, callbacks: Sequence[pl.Callback] = (), progress: bool = True, monitor: str | None = None
 ) -> dict[str, Any]:
@@ -152,6 +167,7 @@ def fit(
     callbacks: Sequence[pl.Callback] = (),
     progress: bool = True,
     resume: bool = False,
+    until: int | None = None,
     trainer_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train the network in place, then look at the test part, once, with the weights of the last epoch (or their average).
@@ -162,6 +178,8 @@ def fit(
 
     Args:
         resume: continue a run that was cut off, from the end of its last whole epoch; a run without one begins.
+        until: pause after so many epochs, fewer than the recipe's: then only the validation part is looked at and only
+            checkpoints are written, from which another call resumes.
         trainer_kwargs: go to Lightning's Trainer, over what is set here.
 
     Raises:
@@ -176,7 +194,8 @@ def fit(
     settings = {"recipe": asdict(recipe), "data": asdict(data.config)}
     module = Retraining(network.train(), recipe, data.num_classes, settings=settings)
     timer = Timer(verbose=False)
-    options = trainer_options(folder, recipe, [timer, *callbacks], progress, monitor="val_accuracy")
+    pause = [] if until is None else [Pause(until)]
+    options = trainer_options(folder, recipe, [timer, *pause, *callbacks], progress, monitor="val_accuracy")
     with quiet():
         trainer = make_trainer(pl.Trainer, {**options, **(trainer_kwargs or {})})
         with running():
@@ -185,7 +204,10 @@ def fit(
         content: dict[str, Any] = {}
         if trainer.is_global_zero:
             # By one process and in full: Lightning would repeat images until every process has as many.
-            validation, test = (evaluate(network, data, part, progress) for part in ("validation", "test"))
+            validation = evaluate(network, data, "validation", progress)
+            if until is not None:
+                return trainer.strategy.broadcast({"epochs": until, "val_accuracy": validation["accuracy"]})
+            test = evaluate(network, data, "test", progress)
             content = {
                 **files.provenance(),
                 **settings,

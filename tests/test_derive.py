@@ -110,8 +110,9 @@ def test_the_integer_program_spreads_as_going_down_the_ranking_does(
     assert ranked(unequal, table, {}, count, apart) == spread(ranking, count, apart)
 
 
-def test_what_is_spread_differs() -> None:
+def test_the_second_half_differs() -> None:
     ranking = [{"a": a, "b": b} for a in "xyz" for b in "xyz"]
     assert spread(ranking, 9, 1) == ranking
-    assert spread(ranking, 9, 2) == [{"a": one, "b": one} for one in "xyz"]
-    assert spread(ranking, 2, 2) == [{"a": one, "b": one} for one in "xy"]
+    assert spread(ranking, 4, 2) == [{"a": "x", "b": "x"}, {"a": "x", "b": "y"}, {"a": "y", "b": "z"}]
+    assert spread(ranking, 2, 2) == [{"a": "x", "b": "x"}, {"a": "y", "b": "y"}]
+    assert spread(ranking, 1, 2) == ranking[:1]

@@ -196,6 +196,19 @@ def test_a_race_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: py
     assert again["metric"] == whole["metric"]
 
 
+def test_a_race_is_cut_at_half_time_and_changes_no_training(tmp_path: Path) -> None:
+    settings = config(strategy="random", finalists=3, race_epochs=2, race_cut=1)
+    cut = search(settings, tmp_path / "cut", progress=False)
+    whole = search(dataclasses.replace(settings, race_cut=0), tmp_path / "whole", progress=False)
+    assert cut["finalists"] == whole["finalists"]
+    half = [read_json(tmp_path / "cut" / "race" / str(n) / "half-time.json", "")["val_accuracy"] for n in (1, 2, 3)]
+    (ended,) = (n for n in (1, 2, 3) if (tmp_path / "cut" / "race" / str(n) / "result.json").exists())
+    assert half[ended - 1] == max(half)
+    paused, through = (read_json(tmp_path / one / "race" / str(ended) / "result.json", "") for one in ("cut", "whole"))
+    assert (paused["val_accuracy"], paused["test_accuracy"]) == (through["val_accuracy"], through["test_accuracy"])
+    assert cut["metric"] == paused["val_accuracy"]
+
+
 def test_a_race_on_several_devices_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="finalists must be 1 on several devices"):
         search(config(finalists=2), tmp_path, progress=False, trainer_kwargs={"devices": 2})

@@ -7,7 +7,7 @@ import multiprocessing
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,7 +31,7 @@ __all__ = ["Outcome", "Row", "assess", "outcome_of", "rows"]
 SEEDS_APART = 100
 """Searches draw other images than the trainings of the table did."""
 DRAWS = 2000
-FINALISTS = 5
+FINALISTS = 8
 NO_BUDGET = "none"
 RANDOM = "random search, as long as the next"
 SEARCHED = (*(name for name in STRATEGIES if name != "random"), *VARIANTS)
@@ -202,13 +202,13 @@ def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) 
             found, seconds = [], []
             for outcome in (one for one in outcomes if one.strategy == strategy):
                 shortlist = best_of(table, outcome.scores, budget, finalists if raced else 1, table.space.config.apart)
-                decided = race(table, shortlist, outcome.seed)
+                decided, took = race(table, shortlist, outcome.seed)
                 found.append(decided)
-                seconds.append(outcome.seconds + (sum(map(table.seconds, shortlist)) if raced else 0.0))
+                seconds.append(outcome.seconds + took)
             regrets = [table.regret(choice, budget) for choice in found]
-            took = float(np.mean(seconds))
-            trainings = took / dearest(table)
-            drawn = random_searches(table, budget, took)
+            mean = float(np.mean(seconds))
+            trainings = mean / dearest(table)
+            drawn = random_searches(table, budget, mean)
             by_chance = interval_of(table, drawn, budget, len(found))
             name = f"{strategy} + race of {finalists}" if raced else strategy
             regret = bootstrap(lambda values: float(np.mean(values)), regrets)
@@ -226,10 +226,24 @@ def best_of(table: Table, scores: Sequence[float], budget: Mapping[str, float], 
     return [table.space.in_order(slots) for slots in spread(ranking, count, apart)]
 
 
-def race(table: Table, choices: Sequence[Choice], seed: int) -> Choice:
-    """The best of several by the validation accuracy of one training each."""
+def race(table: Table, choices: Sequence[Choice], seed: int) -> tuple[Choice, float]:
+    """The best of several by the validation accuracy of one training each, cut at half-time as a search's race is; its seconds.
+
+    Of one alone nothing is trained.
+    """
+    if len(choices) == 1:
+        return choices[0], 0.0
     trained = table.seeds[seed % len(table.seeds)]
-    return max(choices, key=lambda choice: table.accuracy(choice, "validation", trained)) if len(choices) > 1 else choices[0]
+    epochs, running = len(table.runs[0].test), list(choices)
+    config = replace(table.space.config, finalists=len(choices), race_epochs=epochs)
+    half = config.half_time
+    seconds = 0.0
+    if half:
+        seconds = sum(map(table.seconds, running)) * half / epochs
+        running.sort(key=lambda choice: -table.accuracy(choice, "validation", trained, half - 1))
+        running = running[: config.race_cut]
+    seconds += sum(map(table.seconds, running)) * (epochs - half) / epochs
+    return max(running, key=lambda choice: table.accuracy(choice, "validation", trained)), seconds
 
 
 def random_searches(table: Table, budget: Mapping[str, float], seconds: float) -> list[Choice]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_a_perfect_ranking_has_no_regret_under_any_budget_and_a_blind_one_has() 
 def test_a_race_costs_its_trainings_and_repairs_a_bad_order() -> None:
     table = made_up()
     found = {row.method: row for row in rows(table, [blind(table, seed) for seed in range(8)], finalists=5)}
-    assert found["blind + race of 5"].trainings == found["blind"].trainings + 5 == 7
+    assert found["blind + race of 5"].trainings == found["blind"].trainings + 5 / 2 + 3 / 2 == 6
     assert found["blind + race of 5"].regret.value < found["blind"].regret.value
 
 
@@ -74,7 +75,17 @@ def test_random_search_stands_above_every_strategy_with_the_same_time_and_budget
 def test_a_race_is_decided_by_validation_accuracy_not_by_the_test_part() -> None:
     choices = CUED.choices()[:2]
     runs = (Run(choices[0], 0, (0.9,), (0.1,), 1.0), Run(choices[1], 0, (0.8,), (0.9,), 1.0))
-    assert race(Table(CUED, runs), choices, seed=5) == choices[0]
+    assert race(Table(CUED, runs), choices, seed=5) == (choices[0], 2.0)
+
+
+def test_a_race_is_cut_at_half_time_and_pays_for_what_ran() -> None:
+    choices = CUED.choices()[:5]
+    late = 0.99  # the last one would win, had it not been last after six epochs
+    curves = [(0.1 * i,) * 11 + (0.5 + 0.01 * i,) for i in (5, 4, 3, 2)] + [(0.0,) * 11 + (late,)]
+    runs = tuple(Run(choice, 0, curve, curve, 12.0) for choice, curve in zip(choices, curves, strict=True))
+    assert race(Table(CUED, runs), choices, seed=0) == (choices[0], 5 * 6 + 3 * 6)
+    uncut = replace(CUED, config=replace(CUED.config, race_cut=0))
+    assert race(Table(uncut, runs), choices, seed=0) == (choices[4], 5 * 12)
 
 
 def test_the_shortlist_keeps_within_the_budget() -> None:
@@ -89,7 +100,9 @@ def test_a_shortlist_may_be_spread_out() -> None:
     first, *others = best_of(table, perfect(table).scores, {}, 5, apart=2)
     assert first == table.best()
     assert len(others) == 4
-    assert all(sum(a != b for a, b in zip(one, two, strict=True)) >= 2 for one in others for two in (first,))
+    assert others[:2] == best_of(table, perfect(table).scores, {}, 3)[1:]
+    for number, one in enumerate(others[2:], start=2):
+        assert all(sum(a != b for a, b in zip(one, two, strict=True)) >= 2 for two in (first, *others[:number]))
 
 
 def test_random_search_regrets_less_with_more_time_and_nothing_when_it_trains_all() -> None:
