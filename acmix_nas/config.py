@@ -55,8 +55,8 @@ class SearchConfig:
             the price of three more gradients.
         temperature: of gumbel, in the first and in the last epoch.
         arc_learning_rate: of the architecture's parameters.
-        arc_warmup: epochs in which the architecture does not move, since what learns fastest would win; of "single_path",
-            those that train all candidates as one mixture.
+        arc_warmup: epochs in which the architecture does not move, since what learns fastest would win, 1 by default; of
+            "single_path", those that train all candidates as one mixture, by default a fifth.
         selection: what an operator of darts is worth: "argmax" goes by its probability; "perturbation" by what the mixture
             loses without it, slot by slot, for one evaluation per candidate.
         watch: whether a search by "darts", "gumbel" or "proxyless" says at its end how decided it is: its entropy, the share of
@@ -84,13 +84,13 @@ class SearchConfig:
     slots: Sequence[str] = ("*",)
     heads: Heads = None
     share: str = "all"
-    strategy: str = "darts"
+    strategy: str = "single_path"
     penalty: float = 0.0
     cost: str = "macs"
     darts_order: int = 1
     temperature: Sequence[float] = (10.0, 0.1)
     arc_learning_rate: float = 3e-2
-    arc_warmup: int = 1
+    arc_warmup: int | None = None
     selection: str = "argmax"
     watch: bool = True
     patience: int = 3
@@ -131,7 +131,7 @@ class SearchConfig:
         object.__setattr__(self, "temperature", check_temperature(self.temperature))
         if self.recipe.ema_decay:
             raise UserError("ema_decay must be 0 in a search: the supernet keeps no average of its weights")
-        if self.strategy != "random" and not 0 <= self.arc_warmup < self.recipe.epochs:
+        if self.strategy != "random" and not 0 <= self.warmup < self.recipe.epochs:
             raise UserError(f"arc_warmup must be from 0 to below epochs={self.recipe.epochs}; got arc_warmup={self.arc_warmup}")
         if not self.arc_learning_rate > 0:
             raise UserError(f"arc_learning_rate must be positive; got arc_learning_rate={self.arc_learning_rate}")
@@ -154,6 +154,13 @@ class SearchConfig:
     def differentiable(self) -> bool:
         """Whether the search-validation part trains a distribution over architectures."""
         return self.strategy in DIFFERENTIABLE
+
+    @property
+    def warmup(self) -> int:
+        """Epochs before the architecture moves, or paths are single."""
+        if self.arc_warmup is not None:
+            return self.arc_warmup
+        return self.recipe.epochs // 5 if self.strategy == "single_path" else min(1, self.recipe.epochs - 1)
 
     @property
     def race(self) -> Recipe:

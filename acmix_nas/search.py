@@ -64,10 +64,10 @@ def make_space(config: SearchConfig, num_classes: int) -> HybridSpace:
 def make_strategy(config: SearchConfig) -> OneShotStrategy:
     """The strategy; a fresh one, since it remembers the space it changed."""
     if config.strategy == "single_path":
-        return SinglePath(warmup_epochs=config.arc_warmup)
+        return SinglePath(warmup_epochs=config.warmup)
     arguments: dict[str, Any] = {
         "arc_learning_rate": config.arc_learning_rate,
-        "warmup_epochs": config.arc_warmup,
+        "warmup_epochs": config.warmup,
         "gradient_clip_val": config.recipe.clip_grad,
     }
     if config.strategy == "darts":

@@ -106,8 +106,8 @@ def test_every_option_of_the_commands_has_its_help(group: type) -> None:
 
 
 def test_parameters_of_a_trial_replace_options() -> None:
-    search, recipe = from_parameters({"penalty": 0.5, "seed": 7, "candidates": "conv,local"}, SearchConfig(), Recipe())
-    assert (search.penalty, search.candidates, recipe.seed) == (0.5, ("conv", "local"), 7)
+    search, recipe = from_parameters({"samples": 5, "seed": 7, "candidates": "conv,local"}, SearchConfig(), Recipe())
+    assert (search.samples, search.candidates, recipe.seed) == (5, ("conv", "local"), 7)
 
 
 def test_an_unknown_parameter_of_a_trial_is_named() -> None:

@@ -34,7 +34,7 @@ DATA = DataConfig(image_size=16, batch_size=128)
 def config(**changes: Any) -> SearchConfig:
     recipe = Recipe(epochs=changes.pop("epochs", 2), seed=changes.pop("seed", 0))
     base = SearchConfig(
-        "resnet14t", {"channels": [8, 8, 16, 16]}, slots=("layer*",), arc_learning_rate=0.05, samples=3,
+        "resnet14t", {"channels": [8, 8, 16, 16]}, slots=("layer*",), strategy="darts", arc_learning_rate=0.05, samples=3,
         data=DATA, recipe=recipe,
     )  # fmt: skip
     return dataclasses.replace(base, **changes)

@@ -42,7 +42,7 @@ def trial(*arguments: str, environment: dict[str, str] | None = None) -> subproc
 
 
 def test_a_search_runs_without_nni(tmp_path: Path) -> None:
-    done = trial("search", *OPTIONS, "--output", str(tmp_path), "--penalty", "0.1")
+    done = trial("search", *OPTIONS, "--output", str(tmp_path), "--strategy", "darts", "--penalty", "0.1")
     assert done.returncode == 0, done.stderr
     assert "epoch 2 of 2: " in done.stdout
     result = read_json(tmp_path / "result.json", "result")

@@ -147,7 +147,7 @@ def assess(
 
 def _lengths(config: SearchConfig) -> dict[str, int]:
     """Epochs of a search, and of its warm-up."""
-    return {"epochs": config.recipe.epochs, "warmup": config.arc_warmup}
+    return {"epochs": config.recipe.epochs, "warmup": config.warmup}
 
 
 def _searched(table: Table, missing: Sequence[tuple[str, int]], workers: int, search: Any) -> Any:

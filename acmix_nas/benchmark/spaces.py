@@ -49,7 +49,6 @@ class Space:
         num_classes: of the images.
         budget: cost → the largest allowed, fixed before anything was trained.
         epochs: strategy → epochs of its supernet, where they are not those of the settings.
-        warmups: strategy → of these, the epochs before its architecture moves or its paths are single, likewise.
     """
 
     name: str
@@ -57,7 +56,6 @@ class Space:
     num_classes: int
     budget: Mapping[str, float] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
-    warmups: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def backbone(self) -> nn.Module:
@@ -169,9 +167,8 @@ class Space:
         """How the space is searched by a strategy, or one of `VARIANTS`."""
         form = VARIANTS.get(strategy, {"strategy": strategy})
         epochs = self.epochs.get(form["strategy"], self.config.recipe.epochs)
-        warmup = self.warmups.get(form["strategy"], self.config.arc_warmup)
         recipe = replace(self.config.recipe, epochs=epochs, seed=seed)
-        return replace(self.config, **form, arc_warmup=warmup, data=self.images(seed), recipe=recipe)
+        return replace(self.config, **form, data=self.images(seed), recipe=recipe)
 
 
 CUED = Space(
@@ -189,7 +186,6 @@ CUED = Space(
     len(cued.CUED["cued-digits"].classes),
     {"macs": 1.2e6},
     {"darts": 6, "proxyless": 6, "gumbel": 24},
-    {"single_path": 8},
 )
 """Four slots, three candidates, 81 architectures, on `cued-digits`."""
 
