@@ -38,8 +38,10 @@ def test_every_point_is_the_best_of_what_costs_no_more(problem: tuple[Scores, Co
 @given(problems())
 def test_of_judged_architectures_it_keeps_what_nothing_beats(problem: tuple[Scores, CostTable, dict[str, float]]) -> None:
     scores, table, _ = problem
-    points = front_of([(choice, score_of(scores, choice)) for choice in all_of(scores)], table, "macs")
-    assert {(point.cost, point.score) for point in points} <= set(brute(scores, table))
+    # Rounded: sums of the same sevenths differ in their last digit by the order, which makes ties that are none.
+    points = front_of([(choice, round(score_of(scores, choice), 9)) for choice in all_of(scores)], table, "macs")
+    best = {(cost, round(score, 9)) for cost, score in brute(scores, table)}
+    assert {(point.cost, point.score) for point in points} <= best
     assert [point.score for point in points] == sorted((point.score for point in points), reverse=True)
 
 
