@@ -207,6 +207,9 @@ def test_a_race_is_cut_at_half_time_and_changes_no_training(tmp_path: Path) -> N
     paused, through = (read_json(tmp_path / one / "race" / str(ended) / "result.json", "") for one in ("cut", "whole"))
     assert (paused["val_accuracy"], paused["test_accuracy"]) == (through["val_accuracy"], through["test_accuracy"])
     assert cut["metric"] == paused["val_accuracy"]
+    checkpoints = [tmp_path / "cut" / "race" / str(n) / "checkpoints" / "last.ckpt" for n in (1, 2, 3)]
+    steps = [torch.load(file, weights_only=False)["global_step"] for file in checkpoints]
+    assert sorted(steps) == [max(steps) // 2] * 2 + [max(steps)]  # the others were trained for half of the epochs
 
 
 def test_a_race_on_several_devices_is_refused(tmp_path: Path) -> None:
