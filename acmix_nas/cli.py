@@ -130,10 +130,11 @@ def search(
         if what in result:
             out.print(result[what]["said"], soft_wrap=True)  # one line, however wide
     macs = f"{show('macs', result['costs']['macs'])} MACs"
-    trained = "with inherited weights" if len(result["finalists"]) == 1 else f"in a race of {len(result['finalists'])}"
+    number, warm = len(result["finalists"]), " --warm" if config.warm else ""
+    trained = "with inherited weights" if number == 1 else f"in a {'warm ' if config.warm else ''}race of {number}"
     out.print(
         f"search-validation accuracy {result['metric']:.2%} {trained}, {macs}, "
-        f"in {result['seconds']:.0f} s\nwritten to {folder}\nnext: acmix-nas retrain {folder}"
+        f"in {result['seconds']:.0f} s\nwritten to {folder}\nnext: acmix-nas retrain {folder}{warm}"
     )
 
 

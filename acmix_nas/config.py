@@ -20,6 +20,8 @@ __all__ = ["STRATEGIES", "SearchConfig", "check_temperature"]
 STRATEGIES = ("single_path", "darts", "gumbel", "proxyless", "random")
 DIFFERENTIABLE = ("darts", "gumbel", "proxyless")
 SELECTIONS = ("argmax", "perturbation")
+STARTS = ("inherited", "scratch")
+WARM_SHARE = 0.25
 SETTINGS = "search.json"
 
 
@@ -56,7 +58,7 @@ class SearchConfig:
         temperature: of gumbel, in the first and in the last epoch.
         arc_learning_rate: of the architecture's parameters.
         arc_warmup: epochs in which the architecture does not move, since what learns fastest would win, 1 by default; of
-            "single_path", those that train all candidates as one mixture, by default a fifth.
+            "single_path", those that train all candidates as one mixture, by default a third.
         selection: what an operator of darts is worth: "argmax" goes by its probability; "perturbation" by what the mixture
             loses without it, slot by slot, for one evaluation per candidate.
         watch: whether a search by "darts", "gumbel" or "proxyless" says at its end how decided it is: its entropy, the share of
@@ -65,12 +67,16 @@ class SearchConfig:
             collapsed: it stops, and its last good distribution counts; 0 lets it go on.
         samples: architectures that "single_path" judges by the supernet: all, where there are no more, or else by evolution.
         budget: limits that the architecture must meet, as in "macs=1.2M", "params=300k", "latency=3ms".
-        finalists: so many architectures within the budget are trained alone, and the best of them is taken; 1 trusts the
-            supernet. The first half are those that it likes best.
+        finalists: so many architectures within the budget are trained, each by itself, and the best of them is taken; 1 trusts
+            the supernet. The first half are those that it likes best.
         apart: slots in which each finalist of the second half differs from all before it, at least, or half of the slots where
             these are few. A supernet that is wrong about an architecture is wrong about those like it.
-        race_epochs: of those trainings, by the same recipe.
-        race_cut: so many of the finalists are trained on after half of these epochs; 0 trains all of them to the end.
+        race_start: of those trainings, "inherited" weights of the supernet, or "scratch"; by default the former of
+            "single_path", where every path has worked alone, and scratch of the others.
+        race_epochs: of those trainings from scratch, by the same recipe.
+        race_cut: so many of the finalists are trained on after half of their epochs; 0 trains all of them to the end.
+        warm_epochs: of those trainings from inherited weights.
+        warm_lr: learning rate at its peak from inherited weights, by default a quarter of the recipe's.
         data: the images.
         recipe: how the weights are trained; its seed is the search's.
 
@@ -98,8 +104,11 @@ class SearchConfig:
     budget: Sequence[str] = ()
     finalists: int = 1
     apart: int = 2
+    race_start: str | None = None
     race_epochs: int = 12
     race_cut: int = 3
+    warm_epochs: int = 4
+    warm_lr: float | None = None
     data: DataConfig = field(default_factory=DataConfig)
     recipe: Recipe = field(default_factory=Recipe)
 
@@ -138,7 +147,13 @@ class SearchConfig:
         for name in ("patience", "race_cut"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must be 0 or more; got {name}={getattr(self, name)}")
-        for name in ("samples", "finalists", "apart", "race_epochs"):
+        if self.race_start not in (None, *STARTS):
+            raise one_of("race_start", self.race_start, STARTS)
+        if self.race_start == "inherited" and self.strategy == "random":
+            raise UserError("race_start must be scratch with strategy random, which has no supernet; got race_start=inherited")
+        if self.warm_lr is not None and not self.warm_lr > 0:
+            raise UserError(f"warm_lr must be positive; got warm_lr={self.warm_lr}")
+        for name in ("samples", "finalists", "apart", "race_epochs", "warm_epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {name}={getattr(self, name)}")
         if self.strategy == "random" and self.finalists < 2:
@@ -160,18 +175,34 @@ class SearchConfig:
         """Epochs before the architecture moves, or paths are single."""
         if self.arc_warmup is not None:
             return self.arc_warmup
-        return self.recipe.epochs // 5 if self.strategy == "single_path" else min(1, self.recipe.epochs - 1)
+        return self.recipe.epochs // 3 if self.strategy == "single_path" else min(1, self.recipe.epochs - 1)
+
+    @property
+    def alone(self) -> Recipe:
+        """How one architecture is trained from scratch: a finalist, or each one of a table."""
+        return self._for(self.race_epochs, self.recipe.lr)
+
+    @property
+    def warm(self) -> bool:
+        """Whether finalists begin with the weights that they inherit."""
+        return self.race_start == "inherited" or (self.race_start is None and self.strategy == "single_path")
 
     @property
     def race(self) -> Recipe:
         """How finalists are trained."""
-        epochs = self.race_epochs
-        return replace(self.recipe, epochs=epochs, warmup_epochs=min(self.recipe.warmup_epochs, epochs))
+        if not self.warm:
+            return self.alone
+        return self._for(self.warm_epochs, WARM_SHARE * self.recipe.lr if self.warm_lr is None else self.warm_lr)
+
+    def _for(self, epochs: int, lr: float) -> Recipe:
+        recipe = self.recipe
+        warmup, least = min(recipe.warmup_epochs, epochs), min(recipe.min_lr, lr)
+        return replace(recipe, epochs=epochs, lr=lr, warmup_epochs=warmup, min_lr=least)
 
     @property
     def half_time(self) -> int:
         """Epochs after which a race is cut; 0 where it is not."""
-        return self.race_epochs // 2 if 0 < self.race_cut < self.finalists else 0
+        return self.race.epochs // 2 if 0 < self.race_cut < self.finalists else 0
 
     def save(self, folder: Path) -> Path:
         """Write what a search in this folder is begun with."""

@@ -50,6 +50,7 @@ from acmix_nas.train import evaluate, first_process, make_trainer, quiet, recali
 DRAWS = 10_000
 COLLAPSE = "collapse.json"
 HALF_TIME = "half-time.json"
+INHERITED = "inherited.pt"
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
 
@@ -299,8 +300,8 @@ def search(
         network, metric["inherited_val_accuracy"] = judge(space, choice, data)
         save_tensors(folder / "network.pt", network.state_dict())
     if len(choices) > 1:
-        best, accuracy = race(config, data, choices, folder / "race", progress)
-        choice, metric = choices[best], {"val_accuracy": accuracy}
+        best, trained = race(config, data, space, choices, folder / "race", progress)
+        choice, metric = choices[best], {"val_accuracy": trained["val_accuracy"]}
         shutil.copyfile(folder / "race" / str(best + 1) / "network.pt", folder / "network.pt")
     seconds["all"] = round(perf_counter() - start, 2)
     costs = table.of_architecture(choice)
@@ -423,41 +424,51 @@ def write_ranking(path: Path, judged: Judged, table: CostTable) -> Path:
 
 
 def race(
-    config: SearchConfig, data: ImageData, choices: Sequence[Mapping[str, str]], folder: Path, progress: bool
-) -> tuple[int, float]:
+    config: SearchConfig,
+    data: ImageData,
+    space: HybridSpace,
+    choices: Sequence[Mapping[str, str]],
+    folder: Path,
+    progress: bool,
+) -> tuple[int, dict[str, Any]]:
     """Train the finalists alone, from half-time on only the best of them (successive halving, Jamieson and Talwalkar 2016).
 
-    It may be interrupted at any time; the same call goes on.
+    They begin with what they inherit of the space's weights, where the settings say so, or from scratch. It may be interrupted
+    at any time; the same call goes on.
 
     Returns:
-        The index of the best, and its accuracy on the search-validation part.
+        The index of the best by the search-validation part, and what `retrain` says of it.
     """
+
+    def train(i: int, until: int | None = None) -> dict[str, Any]:
+        return train_finalist(config, data, space, choices[i], folder / str(i + 1), progress, until)
+
     running = list(range(len(choices)))
     if config.half_time:
-        accuracy = [
-            train_finalist(config, data, choice, folder / str(i), progress, config.half_time)["val_accuracy"]
-            for i, choice in enumerate(choices, 1)
-        ]
+        accuracy = [train(i, config.half_time)["val_accuracy"] for i in running]
         running = sorted(running, key=lambda i: -accuracy[i])[: config.race_cut]
-    finals = {
-        i: train_finalist(config, data, choices[i], folder / str(i + 1), progress)["val_accuracy"] for i in sorted(running)
-    }
-    best = max(finals, key=lambda i: finals[i])
+    finals = {i: train(i) for i in sorted(running)}
+    best = max(finals, key=lambda i: finals[i]["val_accuracy"])
     return best, finals[best]
 
 
 def train_finalist(
-    config: SearchConfig, data: ImageData, choice: Mapping[str, str], folder: Path, progress: bool, until: int | None = None
-) -> dict[str, Any]:
+    config: SearchConfig, data: ImageData, space: HybridSpace, choice: Mapping[str, str], folder: Path, progress: bool,
+    until: int | None,
+) -> dict[str, Any]:  # fmt: skip
     """What `retrain` gives of a finalist, which is trained but once; at half-time, what it had then."""
-    half_time = folder / HALF_TIME
+    half_time, inherited = folder / HALF_TIME, folder / INHERITED
     if until is not None and half_time.exists():
         return read_json(half_time, "half-time")
     if (folder / "result.json").exists():
         return read_json(folder / "result.json", "finalist")
     begun = (folder / "checkpoints" / "last.ckpt").exists()
-    architecture = describe(config, data, choice)
-    found = retrain(architecture, config.data, config.race, folder, progress=progress, resume=begun, until=until)
+    if config.warm and not begun:
+        save_tensors(inherited, inherit(space, choice).state_dict())
+    found = retrain(
+        describe(config, data, choice), config.data, config.race, folder,
+        weights=inherited if config.warm else None, progress=progress, resume=begun, until=until,
+    )  # fmt: skip
     if until is not None:
         write_json(half_time, {**provenance(), **found})
     return found

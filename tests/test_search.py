@@ -20,7 +20,7 @@ from acmix_nas.classification import Classification, Recipe
 from acmix_nas.config import STRATEGIES, SearchConfig
 from acmix_nas.cost import CostTable
 from acmix_nas.data import DataConfig, ImageData
-from acmix_nas.derive import derive
+from acmix_nas.derive import derive, inherit
 from acmix_nas.errors import UserError
 from acmix_nas.files import read_json
 from acmix_nas.finished import FinishedSearch
@@ -186,7 +186,7 @@ def test_a_large_space_is_ranked_by_evolution(tmp_path: Path) -> None:
 
 
 def test_a_race_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = config(strategy="single_path", samples=4, finalists=2, race_epochs=2)
+    settings = config(strategy="single_path", samples=4, finalists=2, warm_epochs=2)
     whole = search(settings, tmp_path, progress=False)
     (tmp_path / "result.json").unlink()
     trained = []
@@ -194,6 +194,30 @@ def test_a_race_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: py
     again = search(settings, tmp_path, progress=False, resume=True)
     assert trained == []
     assert again["metric"] == whole["metric"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "race_start", "warm"),
+    [("single_path", None, True), ("single_path", "scratch", False), ("darts", None, False), ("darts", "inherited", True)],
+)
+def test_finalists_begin_with_what_they_inherit_or_from_scratch(
+    strategy: str, race_start: str | None, warm: bool, tmp_path: Path
+) -> None:
+    """With steps too small to see, a warm finalist keeps the weights of the supernet, and one from scratch does not."""
+    recipe = Recipe(epochs=2, warmup_epochs=0, lr=2e-3 if warm else 1e-12, min_lr=0.0, weight_decay=0.0)
+    settings = config(
+        strategy=strategy, samples=4, finalists=2, race_start=race_start, race_epochs=1, warm_epochs=1, warm_lr=1e-12,
+    )  # fmt: skip
+    settings = dataclasses.replace(settings, recipe=recipe)
+    result = search(settings, tmp_path, progress=False)
+    trained = read_json(tmp_path / "race" / "1" / "result.json", "")
+    assert (trained["epochs"], trained["recipe"]["lr"]) == (1, 1e-12)
+    _, _, space = load_supernet(tmp_path)
+    weights = torch.load(tmp_path / "race" / "1" / "network.pt", weights_only=True)
+    inherited = inherit(space, result["finalists"][0]).state_dict()
+    parameters = [name for name in weights if "running" not in name and "num_batches" not in name]
+    same = [torch.allclose(weights[name], inherited[name], rtol=0, atol=1e-8) for name in parameters]
+    assert all(same) if warm else not all(same)
 
 
 def test_a_race_is_cut_at_half_time_and_changes_no_training(tmp_path: Path) -> None:
@@ -288,6 +312,10 @@ def test_the_seed_gives_the_weights() -> None:
         ({"samples": 0}, "samples must be at least 1"),
         ({"finalists": 0}, "finalists must be at least 1"),
         ({"race_epochs": 0}, "race_epochs must be at least 1"),
+        ({"warm_epochs": 0}, "warm_epochs must be at least 1"),
+        ({"warm_lr": 0.0}, "warm_lr must be positive"),
+        ({"race_start": "warm"}, "race_start must be one of inherited, scratch"),
+        ({"strategy": "random", "finalists": 2, "race_start": "inherited"}, "race_start must be scratch with strategy random"),
         ({"strategy": "random"}, "finalists must be at least 2 with strategy random"),
         ({"budget": ["watts=3"]}, "budget must be one of"),
         ({"recipe": Recipe(ema_decay=0.9)}, "ema_decay must be 0 in a search"),

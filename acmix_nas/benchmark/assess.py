@@ -7,7 +7,7 @@ import multiprocessing
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,7 +34,27 @@ DRAWS = 2000
 FINALISTS = 8
 NO_BUDGET = "none"
 RANDOM = "random search, as long as the next"
+ALONE, RACE, WARM = "", " + race", " + warm race"
+WAYS = (ALONE, RACE, WARM)
+"""What is done with a strategy's best: the first is taken, or they are trained, from scratch or from what they inherit."""
 SEARCHED = (*(name for name in STRATEGIES if name != "random"), *VARIANTS)
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a search hands over at the end of a race from inherited weights.
+
+    Attributes:
+        choice: the architecture.
+        validation: accuracy by which it won.
+        test: accuracy of its network, which is trained.
+        seconds: of the race.
+    """
+
+    choice: Choice
+    validation: float
+    test: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,7 @@ class Outcome:
         gap: of the architecture it likes best, step by step: "mixture" (where there is one), "inherited" (discrete),
             "recalibrated" (with batch norms of its own); validation accuracy.
         seconds: of training the supernet and scoring, as `spent` counts them.
+        handed: budget, in words → what a race from inherited weights ends with, where the search's races start from them.
     """
 
     strategy: str
@@ -57,12 +78,20 @@ class Outcome:
     inherited: tuple[float, ...]
     gap: Mapping[str, float]
     seconds: float
+    handed: Mapping[str, Handed] = field(default_factory=dict)
+
+    @classmethod
+    def of_json(cls, content: Mapping[str, Any]) -> Outcome:
+        """Of what `asdict` gave."""
+        handed = {name: Handed(**{**one, "choice": tuple(one["choice"])}) for name, one in content.get("handed", {}).items()}
+        scores, inherited = (tuple(content[name]) for name in ("scores", "inherited"))
+        return cls(**{**content, "scores": scores, "inherited": inherited, "handed": handed})
 
 
 def outcome_of(table: Table, strategy: str, seed: int) -> Outcome:
     """Search once. Needs NNI."""
     from acmix_nas.ranking import Ranker
-    from acmix_nas.search import judged_slots, make_space, train_supernet
+    from acmix_nas.search import judged_slots, make_space, race, train_supernet
     from acmix_nas.train import evaluate
 
     config = table.space.search(strategy, SEEDS_APART + seed)
@@ -91,7 +120,21 @@ def outcome_of(table: Table, strategy: str, seed: int) -> Outcome:
     gap["inherited"] = Ranker.of(space.backbone, space.slots, data, recalibrated=False).accuracy(best)
     gap["recalibrated"] = inherited[int(np.argmax(scores))]
     seconds = trained if config.differentiable else trained + judging
-    return Outcome(strategy, seed, tuple(scores), tuple(inherited), gap, round(seconds, 1))
+    handed = {}
+    for budget in budgets(table) if config.warm else []:
+        start = spent()
+        finalists = best_of(table, scores, budget, FINALISTS, config.apart)
+        slots = [table.space.by_slot(choice) for choice in finalists]
+        with TemporaryDirectory() as folder:
+            i, found_out = race(replace(config, finalists=len(slots)), data, space, slots, Path(folder), progress=False)
+        accuracies = found_out["val_accuracy"], found_out["test_accuracy"]
+        handed[named(budget)] = Handed(finalists[i], *accuracies, round(spent() - start, 1))
+    return Outcome(strategy, seed, tuple(scores), tuple(inherited), gap, round(seconds, 1), handed)
+
+
+def budgets(table: Table) -> list[Mapping[str, float]]:
+    """Those under which searches are judged: none, and the space's own."""
+    return [{}, table.space.budget] if table.space.budget else [{}]
 
 
 def check_strategies(names: Sequence[str]) -> None:
@@ -132,10 +175,7 @@ def assess(
         content["searches"] = {**searches, **content.get("searches", {})}  # strategies may have come since
         if {key: content.get(key) for key in of} != of:
             raise UserError(f"assessment {str(path)!r} is of another space, or of other settings; take another file")
-        outcomes = [
-            Outcome(**{**one, "scores": tuple(one["scores"]), "inherited": tuple(one["inherited"])})
-            for one in content["outcomes"]
-        ]
+        outcomes = [Outcome.of_json(one) for one in content["outcomes"]]
     known = {(outcome.strategy, outcome.seed) for outcome in outcomes}
     missing = [(name, seed) for seed in range(seeds) for name in strategies if (name, seed) not in known]
     for outcome in _searched(table, missing, workers, search):
@@ -175,7 +215,9 @@ class Row:
     Attributes:
         method: a strategy, with or without a race among its best, or `RANDOM`.
         budget: of the architectures.
-        regret: test accuracy lost against the best within the budget, means over the table's seeds.
+        accuracy: test accuracy of what is found, trained alone: the mean over the table's seeds; of a warm race that of the
+            network that it hands over.
+        regret: the same, taken from the accuracy of the best within the budget, trained alone: below 0 it is beaten.
         trainings: time of the search, in trainings of the dearest architecture.
         agreement: share of slots on which two searches agree, mean over pairs.
         found: share of the searches that found each architecture, most often first.
@@ -183,6 +225,7 @@ class Row:
 
     method: str
     budget: str
+    accuracy: Interval
     regret: Interval
     trainings: float
     agreement: float
@@ -190,32 +233,42 @@ class Row:
 
 
 def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) -> list[Row]:
-    """Every strategy, alone and with a race, without a budget and under the space's own; before each, random search.
+    """Every strategy, without a budget and under the space's own; before each, random search.
 
-    The times of strategies differ, and so do those of random search: each has the mean time of the strategy below it. A race
-    is read from the table: the validation accuracy of one of its seeds decides, and its seconds are counted.
+    A strategy stands there alone, with a race from scratch, and with a warm one where it had one. The times of strategies
+    differ, and so do those of random search: each has the mean time of the strategy below it. A race from scratch is read from
+    the table: the validation accuracy of one of its seeds decides, and its seconds are counted.
     """
     made = []
-    budgets: list[Mapping[str, float]] = [{}, table.space.budget] if table.space.budget else [{}]
-    for budget, raced in itertools.product(budgets, (False, True)):
-        for strategy in dict.fromkeys(outcome.strategy for outcome in outcomes):
-            found, seconds = [], []
-            for outcome in (one for one in outcomes if one.strategy == strategy):
-                shortlist = best_of(table, outcome.scores, budget, finalists if raced else 1, table.space.config.apart)
-                decided, took = race(table, shortlist, outcome.seed)
-                found.append(decided)
+    strategies = dict.fromkeys(outcome.strategy for outcome in outcomes)
+    for budget, way in itertools.product(budgets(table), WAYS):
+        best = table.accuracy(table.best(budget))
+        for strategy in strategies:
+            mine = [one for one in outcomes if one.strategy == strategy and (way != WARM or named(budget) in one.handed)]
+            if not mine:
+                continue
+            found, accuracies, seconds = [], [], []
+            for outcome in mine:
+                if way == WARM:
+                    handed = outcome.handed[named(budget)]
+                    choice, accuracy, took = handed.choice, handed.test, handed.seconds
+                else:
+                    count = finalists if way == RACE else 1
+                    shortlist = best_of(table, outcome.scores, budget, count, table.space.config.apart)
+                    choice, took = race(table, shortlist, outcome.seed)
+                    accuracy = table.accuracy(choice)
+                found.append(choice)
+                accuracies.append(accuracy)
                 seconds.append(outcome.seconds + took)
-            regrets = [table.regret(choice, budget) for choice in found]
             mean = float(np.mean(seconds))
-            trainings = mean / dearest(table)
             drawn = random_searches(table, budget, mean)
-            by_chance = interval_of(table, drawn, budget, len(found))
-            name = f"{strategy} + race of {finalists}" if raced else strategy
-            regret = bootstrap(lambda values: float(np.mean(values)), regrets)
-            made += [
-                Row(RANDOM, named(budget), by_chance, trainings, agreement(drawn), shares(drawn)),
-                Row(name, named(budget), regret, trainings, agreement(found), shares(found)),
-            ]
+            for method, values, choices in (
+                (RANDOM, interval_of([table.accuracy(choice) for choice in drawn], len(found)), drawn),
+                (strategy + way, bootstrap(lambda values: float(np.mean(values)), accuracies), found),
+            ):
+                regret = Interval(best - values.value, best - values.high, best - values.low)
+                worth = mean / dearest(table), agreement(choices), shares(choices)
+                made.append(Row(method, named(budget), values, regret, *worth))
     return made
 
 
@@ -235,7 +288,7 @@ def race(table: Table, choices: Sequence[Choice], seed: int) -> tuple[Choice, fl
         return choices[0], 0.0
     trained = table.seeds[seed % len(table.seeds)]
     epochs, running = len(table.runs[0].test), list(choices)
-    config = replace(table.space.config, finalists=len(choices), race_epochs=epochs)
+    config = replace(table.space.config, finalists=len(choices), race_start="scratch", race_epochs=epochs)
     half = config.half_time
     seconds = 0.0
     if half:
@@ -268,14 +321,12 @@ def random_searches(table: Table, budget: Mapping[str, float], seconds: float) -
     return found
 
 
-def interval_of(table: Table, found: Sequence[Choice], budget: Mapping[str, float], searches: int) -> Interval:
-    """Mean regret of what was found; 95 % of the means of so few searches lie within the interval."""
+def interval_of(values: Sequence[float], searches: int) -> Interval:
+    """The mean; 95 % of the means of so many of the values lie within the interval."""
     generator = random.Random(0)
-    regret = {choice: table.regret(choice, budget) for choice in set(found)}
-    regrets = [regret[choice] for choice in found]
-    means = [float(np.mean(generator.choices(regrets, k=searches))) for _ in range(DRAWS)]
+    means = [float(np.mean(generator.choices(values, k=searches))) for _ in range(DRAWS)]
     low, high = np.percentile(means, (2.5, 97.5)).tolist()
-    return Interval(float(np.mean(regrets)), low, high)
+    return Interval(float(np.mean(values)), low, high)
 
 
 def dearest(table: Table) -> float:
@@ -348,10 +399,10 @@ def ranks(table: Table, outcomes: Sequence[Outcome]) -> list[Ranks]:
 def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen]:
     """Write the assessment as Markdown, and give it as tables for the terminal; random search stands above every strategy."""
     seeds = len({outcome.seed for outcome in outcomes})
-    first = ["search", "budget", "regret", "trainings", "agreement", "found (share of searches)"]
+    first = ["search", "budget", "accuracy", "regret", "trainings", "agreement", "found (share of searches)"]
     second = ["search", "τ of scores", "τ of inherited accuracy", "τ in the best third", "step by step (validation)"]
     found = [
-        [row.method, row.budget, points(row.regret), f"{row.trainings:.1f}", f"{row.agreement:.0%}",
+        [row.method, row.budget, points(row.accuracy), points(row.regret), f"{row.trainings:.1f}", f"{row.agreement:.0%}",
          ", ".join(f"{name} ({share:.0%})" for name, share in list(row.found.items())[:3])]
         for row in rows(table, outcomes)
     ]  # fmt: skip
@@ -364,7 +415,7 @@ def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen
         f"{seeds} seeds; {len(table.choices)} architectures, {len(table.seeds)} trainings each; a training alone strays by "
         f"{100 * table.noise():.2f} points; noise ceiling of τ {table.ceiling()}, "
         f"in the best third {table.ceiling(among=table.top())}; the dearest training takes {dearest(table):.0f} s. "
-        "Regret is in points of test accuracy."
+        f"A race is among {FINALISTS}. Accuracy (test part) and regret are in points."
     )
     parts = [f"<!-- {provenance()['made_by']}, {provenance()['date']} -->", said]
     parts += [markdown(first, found), markdown(second, ranked)]

@@ -41,7 +41,7 @@ Choice = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Space:
-    """A search's settings, read as a space: the recipe of its race is that of one training alone.
+    """A search's settings, read as a space: how it trains a finalist from scratch is how one architecture is trained alone.
 
     Attributes:
         name: what the command line calls it.
@@ -88,7 +88,7 @@ class Space:
     @property
     def settings(self) -> dict[str, Any]:
         """What the trainings depend on, as JSON holds it."""
-        content = json.loads(json.dumps({**asdict(self.config), "recipe": asdict(self.config.race)}))
+        content = json.loads(json.dumps({**asdict(self.config), "recipe": asdict(self.config.alone)}))
         return {name: content[name] for name in SETTINGS}
 
     @property
@@ -161,7 +161,7 @@ class Space:
 
     def alone(self, seed: int) -> Recipe:
         """How one architecture is trained."""
-        return replace(self.config.race, seed=seed)
+        return replace(self.config.alone, seed=seed)
 
     def search(self, strategy: str, seed: int) -> SearchConfig:
         """How the space is searched by a strategy, or one of `VARIANTS`."""

@@ -11,6 +11,7 @@ import pytest
 
 from acmix_nas.benchmark.assess import (
     RANDOM,
+    Handed,
     Outcome,
     agreement,
     assess,
@@ -57,8 +58,8 @@ def test_a_perfect_ranking_has_no_regret_under_any_budget_and_a_blind_one_has() 
 def test_a_race_costs_its_trainings_and_repairs_a_bad_order() -> None:
     table = made_up()
     found = {row.method: row for row in rows(table, [blind(table, seed) for seed in range(8)], finalists=5)}
-    assert found["blind + race of 5"].trainings == found["blind"].trainings + 5 / 2 + 3 / 2 == 6
-    assert found["blind + race of 5"].regret.value < found["blind"].regret.value
+    assert found["blind + race"].trainings == found["blind"].trainings + 5 / 2 + 3 / 2 == 6
+    assert found["blind + race"].regret.value < found["blind"].regret.value
 
 
 def test_random_search_stands_above_every_strategy_with_the_same_time_and_budget() -> None:
@@ -70,6 +71,17 @@ def test_random_search_stands_above_every_strategy_with_the_same_time_and_budget
         assert sum(chance.found.values()) == pytest.approx(1)
     assert found[0].regret.value < found[2].regret.value  # 20 trainings and 2
     assert found[0].agreement > found[2].agreement > 1 / 3
+
+
+def test_a_warm_race_is_worth_what_its_network_is_worth_and_costs_its_seconds() -> None:
+    table = made_up()
+    best, other = table.best(), table.choices[0]
+    handed = {"none": Handed(best, 0.9, 0.5, 3.0), "macs ≤ 1,200,000": Handed(other, 0.9, table.accuracy(best) + 0.02, 5.0)}
+    outcomes = [replace(perfect(table), handed=handed), replace(perfect(table, seed=1), handed=handed)]
+    free, within = (row for row in rows(table, [*outcomes, blind(table, 0)]) if row.method == "perfect + warm race")
+    assert (tuple(free.accuracy), free.trainings, free.found) == ((0.5, 0.5, 0.5), 5.0, {" ".join(best): 1})
+    assert within.regret.value == pytest.approx(table.accuracy(table.best(CUED.budget)) - table.accuracy(best) - 0.02)
+    assert (within.trainings, within.found) == (7.0, {" ".join(other): 1})
 
 
 def test_a_race_is_decided_by_validation_accuracy_not_by_the_test_part() -> None:
@@ -107,7 +119,11 @@ def test_a_shortlist_may_be_spread_out() -> None:
 
 def test_random_search_regrets_less_with_more_time_and_nothing_when_it_trains_all() -> None:
     table = made_up()
-    short, longer, all_of_it = (interval_of(table, random_searches(table, {}, seconds), {}, 8) for seconds in (1.5, 10.5, 81.5))
+    best = table.accuracy(table.best())
+    short, longer, all_of_it = (
+        interval_of([best - table.accuracy(choice) for choice in random_searches(table, {}, seconds)], 8)
+        for seconds in (1.5, 10.5, 81.5)
+    )
     assert short.value == pytest.approx(0.4, abs=0.03)  # one architecture: the mean of the space
     # The best of n = 10 of 81 ranks is on average the 82 / 11 th.
     assert longer.value == pytest.approx(0.01 * (82 / 11 - 1), rel=0.15)
@@ -141,7 +157,7 @@ def test_the_dearest_training_is_the_longest_undisturbed_one() -> None:
 
 
 def search(table: Table, strategy: str, seed: int) -> Outcome:
-    return perfect(table, strategy, seed)
+    return replace(perfect(table, strategy, seed), handed={"none": Handed(table.best(), 0.9, 0.8, 1.0)})
 
 
 def test_an_assessment_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
@@ -187,3 +203,8 @@ def test_a_search_scores_every_architecture(strategy: str) -> None:
     assert max(outcome.inherited) > 0.15
     assert (outcome.scores, outcome.inherited) == (again.scores, again.inherited)
     assert ("mixture" in outcome.gap) == (strategy == "darts")
+    assert list(outcome.handed) == ([] if strategy == "darts" else ["none"])
+    for handed, likewise in zip(outcome.handed.values(), again.handed.values(), strict=True):
+        assert handed.choice in SMALL.choices()
+        assert (handed.choice, handed.validation, handed.test) == (likewise.choice, likewise.validation, likewise.test)
+        assert handed.validation > 0.15
