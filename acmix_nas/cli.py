@@ -496,6 +496,9 @@ def assess(
         Path | None, typer.Option(help="of trainings alone, by acmix-nas tabulate; that of the package for cued by default")
     ] = None,
     sample: Annotated[int | None, typer.Option(help="without a table: train so many random architectures first")] = None,
+    warm: Annotated[
+        int, typer.Option(help="so many random architectures are trained on from each supernet, to judge its ranking by")
+    ] = 0,
     workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
     output: Annotated[Path, typer.Option(help="folder; the same again goes on with what is missing")] = Path("assessment"),
 ) -> None:
@@ -511,7 +514,7 @@ def assess(
         trained = shipped(space)
     else:
         trained = tabulate(space_of(space), output / "table.json", seeds=2, sample=sample, workers=workers)
-    outcomes = run_assessment(trained, strategy, seeds, output / "assessment.json", workers)
+    outcomes = run_assessment(trained, strategy, seeds, output / "assessment.json", workers, warm)
     for screen in report(trained, outcomes, output / "assessment.md"):
         out.print(screen)
     out.print(f"written to {output}")
@@ -535,16 +538,16 @@ def queries(
 @cli.command()
 def demo(
     output: Output = None,
-    config: Annotated[Path, typer.Option(help="the experiment")] = Path("experiments/digits-darts.yml"),
     seeds: Annotated[int, typer.Option(help="how often each network is trained")] = 2,
-    timeout: Annotated[float, typer.Option(help="seconds for the experiment")] = 600.0,
+    timeout: Annotated[float, typer.Option(help="seconds for the experiment")] = 900.0,
 ) -> None:
-    """The whole road: experiment, export, retrain beside three references, profile, pictures."""
+    """The whole road, from a search of experiments/cued.yml: references, profile, pictures."""
+    from acmix_nas.demo import EXPERIMENT
     from acmix_nas.demo import demo as run_demo
     from acmix_nas.experiment import check
 
-    check(config)
-    run_demo(config, folder_for(output, "demo"), seeds, timeout)
+    check(EXPERIMENT)
+    run_demo(folder_for(output, "demo"), seeds, timeout)
 
 
 def main() -> None:

@@ -1,79 +1,87 @@
-"""The whole road in one command: experiment, export, retraining beside three references, profile, pictures."""
+"""The whole road in one command, on a task where it matters what stands where: `cued-digits`, whose every answer is known."""
 
 from __future__ import annotations
 
 import shutil
 import statistics
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typing_extensions import Self
 
 from acmix_nas import profile as profiling
 from acmix_nas.architecture import Architecture, build
+from acmix_nas.benchmark import CUED, shipped
+from acmix_nas.benchmark.spaces import Space
 from acmix_nas.bias import report as draw_bias
-from acmix_nas.classification import Recipe
-from acmix_nas.data import DataConfig
+from acmix_nas.data import ImageData
 from acmix_nas.errors import UserError
 from acmix_nas.experiment import launch
 from acmix_nas.results import read_results
 from acmix_nas.retrain import data_of, retrain
-from acmix_nas.slot import OperatorName, check_candidates
+from acmix_nas.slot import OperatorName
 from acmix_nas.terminal import console
+from acmix_nas.train import evaluate
 
-__all__ = ["demo", "references"]
+__all__ = ["EXPERIMENT", "demo", "references"]
 
+EXPERIMENT = Path("experiments/cued.yml")
 FOUND = "found"
 
 
-def references(architecture: Architecture) -> dict[str, Architecture]:
-    """The same backbone with one operator everywhere: convolution, attention, and ACmix on that attention."""
-    attentions = [OperatorName.parse(operator).attention for operator in check_candidates(architecture.candidates)]
-    attention = next((name for name in attentions if name is not None), "local")
-    return {f"all {operator}": architecture.uniform(operator) for operator in ("conv", attention, f"acmix_{attention}")}
+def references(space: Space) -> dict[str, Architecture]:
+    """The space's network with one operator everywhere, for each of them."""
+    return {f"all {operator}": space.architecture((operator,) * len(space.slots)) for operator in space.config.candidates}
 
 
-def demo(config: Path, folder: Path, seeds: int, timeout: float) -> None:
-    """Run an experiment of searches, and see what the best of them is worth.
+def demo(folder: Path, seeds: int, timeout: float) -> None:
+    """Search `cued` in an NNI experiment, train the references meanwhile, and see what was found beside them.
 
-    Writes into the folder: experiment/ (NNI's), networks/search (the best trial), networks/<name>/seed-<n> (the trainings),
-    profile/ and bias/. Every network is trained `seeds` times by one recipe; the test part is seen once by each, at the
-    end of its training.
+    Writes into the folder: experiment/ (NNI's), networks/search (the best trial, whose network goes on from the supernet's
+    weights), networks/<name>/seed-<n> (trainings from scratch, by the recipe of the `cued` table), profile/ and bias/. The test
+    part is seen once by each network, at the end of its training.
 
     Raises:
-        UserError: for a folder in use, or a config that cannot run.
+        UserError: for a folder in use.
         ExperimentError: where a trial fails, or the time is up.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"output {str(folder)!r} is not empty; choose a new folder")
     if seeds < 1:
         raise UserError(f"seeds must be at least 1; got seeds={seeds}")
-    out = Console()
-    console.rule("1 of 4: the experiment, one search a trial")
-    experiment = launch(config, timeout=timeout, working_directory=(folder / "experiment").resolve())
-    best = read_results(experiment)[0]
-    found = Architecture.load(best.architecture)
-    searched = folder / "networks" / "search"
-    shutil.copytree(best.folder, searched, ignore=shutil.ignore_patterns("checkpoints", "supernet.pt", "trial.*"))
+    out, architectures = Console(), references(CUED)
+    with Trainings(CUED, folder, seeds) as trainings:
+        console.rule("1 of 4: the experiment, a search; meanwhile three references are trained")
+        trainings.start(architectures)
+        experiment = launch(EXPERIMENT, timeout=timeout, working_directory=(folder / "experiment").resolve())
+        best = read_results(experiment)[0]
+        found = Architecture.load(best.architecture)
+        searched = folder / "networks" / "search"
+        shutil.copytree(best.folder, searched, ignore=shutil.ignore_patterns("checkpoints", "supernet.pt", "trial.*"))
 
-    console.rule("2 of 4: retraining, each network by the same recipe")
-    architectures = {FOUND: found, **references(found)}
-    data = data_of(found)
-    results = train_all(architectures, data, Recipe(), folder, seeds)
+        console.rule("2 of 4: what was found, trained from scratch by the same recipe")
+        architectures = {FOUND: found, **architectures}
+        trainings.start({FOUND: found})
+        results = trainings.results()
 
     console.rule("3 of 4: profile")
+    data = ImageData(data_of(found))
+    handed = evaluate(build(found, weights=searched / "network.pt"), data)["accuracy"]
     networks = {name: build(architecture) for name, architecture in architectures.items()}
     counts = {name: profiling.count(architecture, data.image_size) for name, architecture in architectures.items()}
     profiles = profiling.profile(networks, data.image_size, counts=counts)
+    accuracies = {name: [100 * row["test_accuracy"] for row in results[name]] for name in architectures}
     extra = {
-        "test accuracy": {name: spread([100 * r["test_accuracy"] for r in rows], "%") for name, rows in results.items()},
-        "training": {name: spread([r["train_seconds"] for r in rows], "s") for name, rows in results.items()},
+        "test accuracy, from scratch": {name: spread(values, "%") for name, values in accuracies.items()},
+        "with the search's weights": {FOUND: f"{100 * handed:.1f} %"},
+        "training": {name: spread([row["train_seconds"] for row in results[name]], "s") for name in architectures},
     }
     profiling.report(profiles, folder / "profile", extra)
 
@@ -84,9 +92,14 @@ def demo(config: Path, folder: Path, seeds: int, timeout: float) -> None:
     draw_bias(runs, folder / "bias" / "retrained")
 
     out.print(profiling.table(profiles, extra))
+    means = {name: statistics.mean(values) for name, values in accuracies.items()}
+    rival = max((name for name in means if name != FOUND), key=means.__getitem__)
+    chance = 100 * shipped("cued").noise() * (2 / seeds) ** 0.5
+    scratch, warm = means[FOUND] - means[rival], 100 * handed - means[rival]
     out.print(
-        f"test accuracy: mean ± standard deviation of {seeds} seeds; the search was trial {best.sequence} of the experiment, "
-        f"{', '.join(f'{k}={v}' for k, v in best.parameters.items())}\n"
+        f"found: {' '.join(found.slots.values())}; mean ± standard deviation of {seeds} seeds\n"
+        f"points above {rival}, the best reference: {scratch:.1f} from scratch, {warm:.1f} with the search's weights "
+        f"(two means differ by {chance:.1f} by chance)\n"
         f"architecture: {searched / 'architecture.json'}\n"
         f"tables:       {folder / 'profile' / 'profile.md'}\n"
         f"pictures:     {folder / 'bias'}\n"
@@ -94,32 +107,47 @@ def demo(config: Path, folder: Path, seeds: int, timeout: float) -> None:
     )
 
 
-def train_all(
-    architectures: Mapping[str, Architecture], data: DataConfig, recipe: Recipe, folder: Path, seeds: int
-) -> dict[str, list[dict[str, Any]]]:
-    """Train every architecture with every seed: on the CPU a process per core, since so small networks use one thread best."""
-    threads = torch.get_num_threads()
-    workers = 1 if torch.cuda.is_available() else min(threads, seeds * len(architectures))
-    jobs = [(name, seed) for seed in range(seeds) for name in architectures]
-    results: dict[tuple[str, int], dict[str, Any]] = {}
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(max(1, threads // workers),)
-    )  # fmt: skip
-    columns = (TextColumn("retraining"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    with pool, Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        task = progress.add_task("", total=len(jobs))
-        futures = {}
-        for name, seed in jobs:
-            target = trained(folder, name, seed)
-            futures[pool.submit(train_one, architectures[name], data, replace(recipe, seed=seed), target)] = (name, seed)
-        try:
-            for future in as_completed(futures):
-                results[futures[future]] = future.result()
-                progress.update(task, advance=1, description=f"last: {futures[future][0]}, seed {futures[future][1]}")
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return {name: [results[name, seed] for seed in range(seeds)] for name in architectures}
+class Trainings:
+    """Trainings from scratch, each architecture with every seed, in the background.
+
+    On the CPU there is a process per core, since so small networks use one thread best. Left before they have ended, those that
+    have not begun are given up.
+
+    Args:
+        space: whose recipe and images they are.
+        folder: of the demo; see `trained`.
+    """
+
+    def __init__(self, space: Space, folder: Path, seeds: int) -> None:
+        self.space, self.folder, self.seeds = space, folder, seeds
+        workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
+        self.pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+        self.running: dict[Future[dict[str, Any]], tuple[str, int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.pool.shutdown(wait=error is None, cancel_futures=True)
+
+    def start(self, architectures: Mapping[str, Architecture]) -> None:
+        """Begin to train these."""
+        for seed in range(self.seeds):
+            for name, architecture in architectures.items():
+                target = trained(self.folder, name, seed)
+                self.running[self.pool.submit(train_one, self.space, architecture, seed, target)] = (name, seed)
+
+    def results(self) -> dict[str, list[dict[str, Any]]]:
+        """What `retrain` returned of each architecture, by seed, once all have ended."""
+        columns = (TextColumn("trainings"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        results: dict[tuple[str, int], dict[str, Any]] = {}
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            task = progress.add_task("", total=len(self.running))
+            for future in as_completed(self.running):
+                name, seed = self.running[future]
+                results[name, seed] = future.result()
+                progress.update(task, advance=1, description=f"last: {name}, seed {seed}")
+        return {name: [results[name, seed] for seed in range(self.seeds)] for name, _ in results}
 
 
 def trained(folder: Path, name: str, seed: int) -> Path:
@@ -127,9 +155,9 @@ def trained(folder: Path, name: str, seed: int) -> Path:
     return folder / "networks" / name.replace(" ", "-") / f"seed-{seed}"
 
 
-def train_one(architecture: Architecture, data: DataConfig, recipe: Recipe, folder: Path) -> dict[str, Any]:
+def train_one(space: Space, architecture: Architecture, seed: int, folder: Path) -> dict[str, Any]:
     """One training, in a process of its own."""
-    return retrain(architecture, data, recipe, folder, progress=False)
+    return retrain(architecture, space.images(seed), space.alone(seed), folder, progress=False)
 
 
 def spread(values: list[float], unit: str) -> str:

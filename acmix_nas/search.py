@@ -454,7 +454,7 @@ def race(
 
 def train_finalist(
     config: SearchConfig, data: ImageData, space: HybridSpace, choice: Mapping[str, str], folder: Path, progress: bool,
-    until: int | None,
+    until: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What `retrain` gives of a finalist, which is trained but once; at half-time, what it had then."""
     half_time, inherited = folder / HALF_TIME, folder / INHERITED

@@ -1,46 +1,80 @@
-"""The demo: its references, its trainings, and what it says of bad input. `test_readme` runs the whole of it."""
+"""The demo: its experiment, references and trainings, and what it says of bad input. `test_readme` runs the whole of it."""
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
-from acmix_nas.architecture import Architecture
-from acmix_nas.bias import read_history
+from acmix_nas import trial
+from acmix_nas.benchmark import CUED
 from acmix_nas.classification import Recipe
-from acmix_nas.data import DataConfig
-from acmix_nas.demo import demo, references, spread, train_all, trained
+from acmix_nas.config import SearchConfig
+from acmix_nas.demo import EXPERIMENT, Trainings, demo, references, spread, trained
 from acmix_nas.errors import UserError
-from tests.small import SLOTS
-
-FOUND = Architecture(
-    "resnet14t", dict(zip(SLOTS, ["conv", "window", "acmix_window", "conv"], strict=True)),
-    ["conv", "window_k4", "window", "acmix_window"], {"channels": [8, 8, 16, 16]}, ("layer*",),
-)  # fmt: skip
+from tests.benchmark.test_tabulate import SMALL
 
 
-def test_references_are_convolution_attention_and_acmix() -> None:
-    found = references(FOUND)
-    assert list(found) == ["all conv", "all window_k4", "all acmix_window_k4"]
-    assert set(found["all acmix_window_k4"].slots.values()) == {"acmix_window_k4"}
+def test_the_experiment_searches_the_space_of_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[SearchConfig] = []
+
+    def search(config: SearchConfig, *_: object, **__: object) -> Mapping[str, Any]:
+        asked.append(config)
+        return {"metric": 0.0, "seconds": 0.0}
+
+    monkeypatch.setattr(trial, "search", search)
+    command = yaml.safe_load((Path(__file__).parent.parent / EXPERIMENT).read_text())["trialCommand"]
+    _, options = command.split(" acmix_nas.trial ")
+    done = CliRunner().invoke(trial.trial, [*shlex.split(options), "--output", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    expected = dataclasses.replace(CUED.search("single_path", 0), budget=("macs=1.2M",), finalists=4)
+    assert asked[0].limits == CUED.budget
+    same = {"arc_learning_rate": asked[0].arc_learning_rate}  # of which single paths make no use
+    assert asked == [dataclasses.replace(expected, **same)]
 
 
-def test_every_network_is_trained_with_every_seed(tmp_path: Path) -> None:
-    data, recipe = DataConfig(image_size=16, batch_size=256), Recipe(epochs=1)
-    results = train_all({"found": FOUND, "all conv": FOUND.uniform("conv")}, data, recipe, tmp_path, seeds=2)
-    assert {name: [row["seed"] for row in rows] for name, rows in results.items()} == {"found": [0, 1], "all conv": [0, 1]}
-    assert results["found"][0]["test_accuracy"] != results["found"][1]["test_accuracy"]
-    assert {o.slot for o in read_history(trained(tmp_path, "found", 1) / "history.csv")} == {SLOTS[2]}
-    assert (trained(tmp_path, "all conv", 0) / "network.pt").exists()
+def test_references_have_one_operator_everywhere() -> None:
+    found = references(CUED)
+    assert list(found) == ["all conv", "all global", "all acmix_global"]
+    assert set(found["all acmix_global"].slots.values()) == {"acmix_global"}
+
+
+def test_every_network_is_trained_with_every_seed_as_they_come(tmp_path: Path) -> None:
+    space = dataclasses.replace(SMALL, config=dataclasses.replace(SMALL.config, recipe=Recipe(epochs=1), race_epochs=1))
+    first, second = (space.architecture(choice) for choice in space.choices())
+    with Trainings(space, tmp_path, seeds=2) as trainings:
+        trainings.start({"first": first})
+        trainings.start({"second": second})
+        results = trainings.results()
+    assert {name: [row["seed"] for row in rows] for name, rows in results.items()} == {"first": [0, 1], "second": [0, 1]}
+    assert results["first"][0]["test_accuracy"] != results["first"][1]["test_accuracy"]
+    assert (trained(tmp_path, "second", 1) / "network.pt").exists()
+
+
+def test_a_failure_gives_up_what_has_not_begun(tmp_path: Path) -> None:
+    architecture = SMALL.architecture(SMALL.choices()[0])
+    trainings = Trainings(SMALL, tmp_path, seeds=20)
+    trainings.start({"one": architecture})
+    trainings.__exit__(ZeroDivisionError, ZeroDivisionError(), None)
+    deadline = monotonic() + 60
+    while not (given_up := sum(future.cancelled() for future in trainings.running)) and monotonic() < deadline:
+        sleep(0.1)  # the pool does so in a thread of its own
+    assert given_up > 10
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("x")
     with pytest.raises(UserError, match="is not empty; choose a new folder"):
-        demo(Path("experiments/digits-darts.yml"), tmp_path, 1, 10.0)
+        demo(tmp_path, 1, 10.0)
     with pytest.raises(UserError, match="seeds must be at least 1"):
-        demo(Path("experiments/digits-darts.yml"), tmp_path / "new", 0, 10.0)
+        demo(tmp_path / "new", 0, 10.0)
     assert [file.name for file in tmp_path.iterdir()] == ["precious"]
 
 

@@ -70,6 +70,8 @@ class Outcome:
             "recalibrated" (with batch norms of its own); validation accuracy.
         seconds: of training the supernet and scoring, as `spent` counts them.
         handed: budget, in words → what a race from inherited weights ends with, where the search's races start from them.
+        warm: index of an architecture in the table → test accuracy of its network, trained on from the weights that it
+            inherits; of a random sample, the same for all searches.
     """
 
     strategy: str
@@ -79,19 +81,21 @@ class Outcome:
     gap: Mapping[str, float]
     seconds: float
     handed: Mapping[str, Handed] = field(default_factory=dict)
+    warm: Mapping[int, float] = field(default_factory=dict)
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> Outcome:
         """Of what `asdict` gave."""
         handed = {name: Handed(**{**one, "choice": tuple(one["choice"])}) for name, one in content.get("handed", {}).items()}
         scores, inherited = (tuple(content[name]) for name in ("scores", "inherited"))
-        return cls(**{**content, "scores": scores, "inherited": inherited, "handed": handed})
+        warm = {int(i): accuracy for i, accuracy in content.get("warm", {}).items()}
+        return cls(**{**content, "scores": scores, "inherited": inherited, "handed": handed, "warm": warm})
 
 
-def outcome_of(table: Table, strategy: str, seed: int) -> Outcome:
-    """Search once. Needs NNI."""
+def outcome_of(table: Table, strategy: str, seed: int, warm: int = 0) -> Outcome:
+    """Search once, and train so many random architectures on from what they inherit. Needs NNI."""
     from acmix_nas.ranking import Ranker
-    from acmix_nas.search import judged_slots, make_space, race, train_supernet
+    from acmix_nas.search import judged_slots, make_space, race, train_finalist, train_supernet
     from acmix_nas.train import evaluate
 
     config = table.space.search(strategy, SEEDS_APART + seed)
@@ -129,7 +133,12 @@ def outcome_of(table: Table, strategy: str, seed: int) -> Outcome:
             i, found_out = race(replace(config, finalists=len(slots)), data, space, slots, Path(folder), progress=False)
         accuracies = found_out["val_accuracy"], found_out["test_accuracy"]
         handed[named(budget)] = Handed(finalists[i], *accuracies, round(spent() - start, 1))
-    return Outcome(strategy, seed, tuple(scores), tuple(inherited), gap, round(seconds, 1), handed)
+    trained_on = {}
+    inheriting = replace(config, race_start="inherited")
+    for i in random.Random(0).sample(range(len(by_slot)), min(warm, len(by_slot))):
+        with TemporaryDirectory() as folder:
+            trained_on[i] = train_finalist(inheriting, data, space, by_slot[i], Path(folder), progress=False)["test_accuracy"]
+    return Outcome(strategy, seed, tuple(scores), tuple(inherited), gap, round(seconds, 1), handed, trained_on)
 
 
 def budgets(table: Table) -> list[Mapping[str, float]]:
@@ -149,8 +158,8 @@ def check_strategies(names: Sequence[str]) -> None:
 
 
 def assess(
-    table: Table, strategies: Sequence[str], seeds: int, path: Path, workers: int = 2,
-    search: Callable[[Table, str, int], Outcome] = outcome_of,
+    table: Table, strategies: Sequence[str], seeds: int, path: Path, workers: int = 2, warm: int = 0,
+    search: Callable[[Table, str, int, int], Outcome] = outcome_of,
 ) -> list[Outcome]:  # fmt: skip
     """Search with every strategy under every seed; the file is written anew after each, and the same call goes on.
 
@@ -160,29 +169,31 @@ def assess(
         seeds: 0 to seeds − 1.
         path: the JSON file.
         workers: processes, of one thread each, as the table's trainings had.
+        warm: so many random architectures are trained on from what each search's supernet gives them, to judge its ranking by.
 
     Raises:
-        UserError: where the file is of another space.
+        UserError: where the file is of another space, or a number has no meaning.
     """
-    for name, value in (("seeds", seeds), ("workers", workers)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1; got {name}={value}")
+    for name, value, least in (("seeds", seeds, 1), ("workers", workers, 1), ("warm", warm, 0)):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}; got {name}={value}")
+    warm = min(warm, len(table.choices))
     searches = {name: _lengths(table.space.search(name, 0)) for name in SEARCHED}
     of = {"space": table.space.name, "settings": table.space.settings, "searches": searches}
-    outcomes: list[Outcome] = []
+    outcomes: dict[tuple[str, int], Outcome] = {}
     if path.exists():
         content = read_json(path, "assessment")
         content["searches"] = {**searches, **content.get("searches", {})}  # strategies may have come since
         if {key: content.get(key) for key in of} != of:
             raise UserError(f"assessment {str(path)!r} is of another space, or of other settings; take another file")
-        outcomes = [Outcome.of_json(one) for one in content["outcomes"]]
-    known = {(outcome.strategy, outcome.seed) for outcome in outcomes}
-    missing = [(name, seed) for seed in range(seeds) for name in strategies if (name, seed) not in known]
-    for outcome in _searched(table, missing, workers, search):
-        outcomes.append(outcome)
-        write_json(path, {**provenance(), **of, "outcomes": [asdict(one) for one in outcomes]})
+        outcomes = {(one["strategy"], one["seed"]): Outcome.of_json(one) for one in content["outcomes"]}
+    asked = [(name, seed) for seed in range(seeds) for name in strategies]
+    missing = [one for one in asked if one not in outcomes or len(outcomes[one].warm) < warm]
+    for outcome in _searched(table, missing, workers, warm, search):
+        outcomes[outcome.strategy, outcome.seed] = outcome
+        write_json(path, {**provenance(), **of, "outcomes": [asdict(one) for one in outcomes.values()]})
         console.print(f"{outcome.strategy}, seed {outcome.seed}: {outcome.seconds:.0f} s")
-    return [outcome for outcome in outcomes if outcome.strategy in strategies and outcome.seed < seeds]
+    return [outcomes[one] for one in asked]
 
 
 def _lengths(config: SearchConfig) -> dict[str, int]:
@@ -190,12 +201,12 @@ def _lengths(config: SearchConfig) -> dict[str, int]:
     return {"epochs": config.recipe.epochs, "warmup": config.warmup}
 
 
-def _searched(table: Table, missing: Sequence[tuple[str, int]], workers: int, search: Any) -> Any:
+def _searched(table: Table, missing: Sequence[tuple[str, int]], workers: int, warm: int, search: Any) -> Any:
     if workers == 1 or len(missing) < 2:
-        yield from (search(table, *one) for one in missing)
+        yield from (search(table, *one, warm) for one in missing)
         return
     with multiprocessing.get_context("spawn").Pool(workers, _one_thread) as pool:
-        yield from pool.imap_unordered(_call, [(search, table, *one) for one in missing])
+        yield from pool.imap_unordered(_call, [(search, table, *one, warm) for one in missing])
 
 
 def _one_thread() -> None:
@@ -359,6 +370,7 @@ class Ranks:
         scores: of what the strategy chooses by.
         inherited: of the accuracies with the supernet's weights and batch norms of their own.
         top: of the scores, within the table's best third.
+        warm: of the scores with the accuracies of architectures that were trained on from what they inherit, where they were.
         gap: mean accuracies, step by step, "alone" last: the table's validation accuracy of the same architectures.
     """
 
@@ -366,6 +378,7 @@ class Ranks:
     scores: Interval
     inherited: Interval
     top: Interval
+    warm: Interval | None
     gap: Mapping[str, float]
 
 
@@ -384,12 +397,14 @@ def ranks(table: Table, outcomes: Sequence[Outcome]) -> list[Ranks]:
         steps = {step: mean([outcome.gap[step] for outcome in mine]) for step in mine[0].gap}
         liked = [table.choices[int(np.argmax(outcome.scores))] for outcome in mine]
         steps["alone"] = mean([table.accuracy(choice, "validation") for choice in liked])
+        warm = [kendall([one.scores[i] for i in one.warm], list(one.warm.values())) for one in mine if len(one.warm) > 1]
         made.append(
             Ranks(
                 strategy,
                 bootstrap(mean, [kendall(outcome.scores, truth) for outcome in mine]),
                 bootstrap(mean, [kendall(outcome.inherited, truth) for outcome in mine]),
                 bootstrap(mean, [kendall([outcome.scores[i] for i in top], best) for outcome in mine]),
+                bootstrap(mean, warm) if warm else None,
                 steps,
             )
         )
@@ -400,14 +415,21 @@ def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen
     """Write the assessment as Markdown, and give it as tables for the terminal; random search stands above every strategy."""
     seeds = len({outcome.seed for outcome in outcomes})
     first = ["search", "budget", "accuracy", "regret", "trainings", "agreement", "found (share of searches)"]
-    second = ["search", "τ of scores", "τ of inherited accuracy", "τ in the best third", "step by step (validation)"]
+    second = [
+        "search",
+        "τ of scores",
+        "τ of inherited accuracy",
+        "τ in the best third",
+        "τ, trained on",
+        "step by step (validation)",
+    ]
     found = [
         [row.method, row.budget, points(row.accuracy), points(row.regret), f"{row.trainings:.1f}", f"{row.agreement:.0%}",
          ", ".join(f"{name} ({share:.0%})" for name, share in list(row.found.items())[:3])]
         for row in rows(table, outcomes)
     ]  # fmt: skip
     ranked = [
-        [one.strategy, str(one.scores), str(one.inherited), str(one.top),
+        [one.strategy, str(one.scores), str(one.inherited), str(one.top), "–" if one.warm is None else str(one.warm),
          " → ".join(f"{step} {value:.1%}" for step, value in one.gap.items())]
         for one in ranks(table, outcomes)
     ]  # fmt: skip

@@ -149,6 +149,15 @@ def test_ranks_of_a_perfect_and_of_a_reversed_order() -> None:
     assert first.gap == {"inherited": 0.3, "recalibrated": 0.6, "alone": pytest.approx(table.accuracy(table.best()))}
 
 
+def test_what_is_trained_on_from_inherited_weights_may_agree_with_a_ranking_where_the_table_does_not() -> None:
+    right = perfect(made_up())
+    wrong = replace(right, scores=tuple(-score for score in right.scores), warm={0: 0.9, 40: 0.5, 80: 0.1})
+    assert [right.scores[i] for i in (0, 40, 80)] == sorted(right.scores[i] for i in (0, 40, 80))
+    one, other = ranks(made_up(), [right, replace(wrong, strategy="wrong")])
+    assert one.warm is None
+    assert (other.scores.value, other.warm and other.warm.value) == pytest.approx((-1, 1))
+
+
 def test_the_dearest_training_is_the_longest_undisturbed_one() -> None:
     choices = CUED.choices()[:2]
     runs = [(0, 0, 5.0), (0, 1, 3.0), (1, 0, 4.0), (1, 1, 9.0)]
@@ -156,26 +165,31 @@ def test_the_dearest_training_is_the_longest_undisturbed_one() -> None:
     assert dearest(table) == 4
 
 
-def search(table: Table, strategy: str, seed: int) -> Outcome:
-    return replace(perfect(table, strategy, seed), handed={"none": Handed(table.best(), 0.9, 0.8, 1.0)})
+def search(table: Table, strategy: str, seed: int, warm: int) -> Outcome:
+    handed = {"none": Handed(table.best(), 0.9, 0.8, 1.0)}
+    return replace(perfect(table, strategy, seed), handed=handed, warm=dict.fromkeys(range(warm), 0.5))
 
 
 def test_an_assessment_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     table, path = made_up(), tmp_path / "assessment.json"
-    first = assess(table, ["darts"], 2, path, 1, search)
+    first = assess(table, ["darts"], 2, path, 1, search=search)
 
     def must_not(*_: object) -> Outcome:
         raise AssertionError("searched again")
 
-    assert assess(table, ["darts"], 2, path, 1, must_not) == first
-    assert len(assess(table, ["darts", "gumbel"], 3, path, 1, search)) == 6
+    assert assess(table, ["darts"], 2, path, 1, search=must_not) == first
+    assert len(assess(table, ["darts", "gumbel"], 3, path, 1, search=search)) == 6
+    with pytest.raises(AssertionError, match="searched again"):
+        assess(table, ["darts"], 2, path, 1, warm=2, search=must_not)
+    assert len(assess(table, ["darts", "gumbel"], 3, path, 1, search=must_not)) == 6  # nothing was lost
+    assert [len(one.warm) for one in assess(table, ["darts"], 2, path, 1, warm=2, search=search)] == [2, 2]
 
 
 def test_an_assessment_of_another_space_is_refused(tmp_path: Path) -> None:
-    assess(made_up(), ["darts"], 1, tmp_path / "a.json", 1, search)
+    assess(made_up(), ["darts"], 1, tmp_path / "a.json", 1, search=search)
     runs = tuple(Run(choice, 0, (0.5,), (0.5,), 1.0) for choice in SMALL.choices())
     with pytest.raises(UserError, match="another space"):
-        assess(Table(SMALL, runs), ["darts"], 1, tmp_path / "a.json", 1, search)
+        assess(Table(SMALL, runs), ["darts"], 1, tmp_path / "a.json", 1, search=search)
 
 
 def test_the_report_has_both_tables(tmp_path: Path) -> None:
@@ -197,12 +211,14 @@ def test_what_cannot_be_assessed_is_refused(name: str) -> None:
 @pytest.mark.parametrize("strategy", ["single_path", "darts"])
 def test_a_search_scores_every_architecture(strategy: str) -> None:
     runs = tuple(Run(choice, 0, (0.5,), (0.5,), 1.0) for choice in SMALL.choices())
-    outcome = outcome_of(Table(SMALL, runs), strategy, 0)
+    outcome = outcome_of(Table(SMALL, runs), strategy, 0, warm=5)
     again = outcome_of(Table(SMALL, runs), strategy, 0)
     assert len(outcome.scores) == len(outcome.inherited) == 2
     assert max(outcome.inherited) > 0.15
     assert (outcome.scores, outcome.inherited) == (again.scores, again.inherited)
     assert ("mixture" in outcome.gap) == (strategy == "darts")
+    assert sorted(outcome.warm) == [0, 1]
+    assert min(outcome.warm.values()) > 0.15
     assert list(outcome.handed) == ([] if strategy == "darts" else ["none"])
     for handed, likewise in zip(outcome.handed.values(), again.handed.values(), strict=True):
         assert handed.choice in SMALL.choices()
