@@ -461,6 +461,7 @@ def tabulate(
     ] = "cued",
     seeds: Annotated[int, typer.Option(help="trainings of each architecture")] = 3,
     sample: Annotated[int | None, typer.Option(help="so many random architectures instead of all")] = None,
+    epochs: Annotated[int | None, typer.Option(help="of each training; those of the space by default")] = None,
     workers: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
     latency: Annotated[bool, typer.Option("--latency", help="measure what every operator takes on this machine too")] = False,
     seconds: Annotated[bool, typer.Option("--seconds", help="measure the seconds of what is there anew")] = False,
@@ -473,6 +474,8 @@ def tabulate(
     from acmix_nas.benchmark import tabulate as run_tabulation
 
     chosen = space_of(space)
+    if epochs is not None:
+        chosen = dataclasses.replace(chosen, config=dataclasses.replace(chosen.config, race_epochs=epochs))
     out.print(costs_table(chosen))
     table = run_tabulation(chosen, output, seeds, sample, workers, latency=latency, seconds=seconds)
     best = table.best()

@@ -15,8 +15,10 @@ import yaml
 from PIL import Image
 
 from acmix_nas.architecture import Architecture, build
+from acmix_nas.benchmark import Space, Table
 from acmix_nas.bias import Observation, append_history
 from acmix_nas.cli import main
+from acmix_nas.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 SLOTS = {"layer1.0.conv2": "conv", "layer2.0.conv2": "acmix_local", "layer3.0.conv2": "local", "layer4.0.conv2": "conv"}
@@ -357,3 +359,17 @@ def test_a_fused_export(call: Call, architecture: Path, tmp_path: Path) -> None:
     assert "layer2.0.conv2" in said
     assert "batch norms folded" in said
     assert (tmp_path / "fused.onnx").stat().st_size > 0
+
+
+def test_a_table_of_longer_trainings(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def tabulate(space: Space, *_: object, **__: object) -> Table:
+        asked.append(space.alone(0).epochs)
+        raise UserError("enough")
+
+    monkeypatch.setattr("acmix_nas.benchmark.tabulate", tabulate)
+    for more in ([], ["--epochs", "24"]):
+        assert "error: enough" in call("tabulate", *more)
+    assert asked == [12, 24]
+    one_line(call("tabulate", "--epochs", "0"), "race_epochs must be at least 1")
