@@ -130,11 +130,13 @@ def search(
         if what in result:
             out.print(result[what]["said"], soft_wrap=True)  # one line, however wide
     macs = f"{show('macs', result['costs']['macs'])} MACs"
-    number, warm = len(result["finalists"]), " --warm" if config.warm else ""
-    trained = "with inherited weights" if number == 1 else f"in a {'warm ' if config.warm else ''}race of {number}"
+    raced = len(result["finalists"]) > 1
+    trained = f"in a {'warm ' if config.warm else ''}race of {len(result['finalists'])}" if raced else "with inherited weights"
+    warm = f" --warm --epochs {config.race.epochs} --lr {config.race.lr:g}" if config.warm else ""
+    after = f"evaluate {folder}" if raced else f"retrain {folder}{warm}"
     out.print(
         f"search-validation accuracy {result['metric']:.2%} {trained}, {macs}, "
-        f"in {result['seconds']:.0f} s\nwritten to {folder}\nnext: acmix-nas retrain {folder}{warm}"
+        f"in {result['seconds']:.0f} s\nwritten to {folder}\nnext: acmix-nas {after}"
     )
 
 
@@ -454,6 +456,11 @@ def check_latency(
     out.print(f"Spearman {found.spearman:.3f}, error {found.error:.1%} (worst {found.worst:.1%})\nwritten to {folder}")
 
 
+def trained_for(space: Space, epochs: int) -> Space:
+    """The space, whose trainings from scratch take so many epochs."""
+    return dataclasses.replace(space, config=dataclasses.replace(space.config, race_epochs=epochs))
+
+
 @cli.command()
 def tabulate(
     space: Annotated[
@@ -474,8 +481,7 @@ def tabulate(
     from acmix_nas.benchmark import tabulate as run_tabulation
 
     chosen = space_of(space)
-    if epochs is not None:
-        chosen = dataclasses.replace(chosen, config=dataclasses.replace(chosen.config, race_epochs=epochs))
+    chosen = chosen if epochs is None else trained_for(chosen, epochs)
     out.print(costs_table(chosen))
     table = run_tabulation(chosen, output, seeds, sample, workers, latency=latency, seconds=seconds)
     best = table.best()
@@ -512,7 +518,8 @@ def assess(
 
     check_strategies(strategy)
     if table is not None:
-        trained = Table.load(table).of(space_of(space))
+        trained = Table.load(table)
+        trained = trained.of(trained_for(space_of(space), trained.space.config.race_epochs))
     elif space in NAMED:
         trained = shipped(space)
     else:
@@ -544,7 +551,7 @@ def demo(
     seeds: Annotated[int, typer.Option(help="how often each network is trained")] = 2,
     timeout: Annotated[float, typer.Option(help="seconds for the experiment")] = 900.0,
 ) -> None:
-    """The whole road, from a search of experiments/cued.yml: references, profile, pictures."""
+    """The whole road, in a clone of the project: a search by experiments/cued.yml, references, profile, pictures."""
     from acmix_nas.demo import EXPERIMENT
     from acmix_nas.demo import demo as run_demo
     from acmix_nas.experiment import check

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from multiprocessing.pool import AsyncResult
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -45,8 +44,8 @@ def demo(folder: Path, seeds: int, timeout: float) -> None:
     """Search `cued` in an NNI experiment, train the references meanwhile, and see what was found beside them.
 
     Writes into the folder: experiment/ (NNI's), networks/search (the best trial, whose network goes on from the supernet's
-    weights), networks/<name>/seed-<n> (trainings from scratch, by the recipe of the `cued` table), profile/ and bias/. The test
-    part is seen once by each network, at the end of its training.
+    weights), networks/<name>/seed-<n> (trainings from scratch, by the recipe of the `cued` table), profile/ and bias/. No test
+    part decides anything.
 
     Raises:
         UserError: for a folder in use.
@@ -81,7 +80,6 @@ def demo(folder: Path, seeds: int, timeout: float) -> None:
     extra = {
         "test accuracy, from scratch": {name: spread(values, "%") for name, values in accuracies.items()},
         "with the search's weights": {FOUND: f"{100 * handed:.1f} %"},
-        "training": {name: spread([row["train_seconds"] for row in results[name]], "s") for name in architectures},
     }
     profiling.report(profiles, folder / "profile", extra)
 
@@ -94,12 +92,12 @@ def demo(folder: Path, seeds: int, timeout: float) -> None:
     out.print(profiling.table(profiles, extra))
     means = {name: statistics.mean(values) for name, values in accuracies.items()}
     rival = max((name for name in means if name != FOUND), key=means.__getitem__)
-    chance = 100 * shipped("cued").noise() * (2 / seeds) ** 0.5
-    scratch, warm = means[FOUND] - means[rival], 100 * handed - means[rival]
+    error = 100 * shipped("cued").noise() * (2 / seeds) ** 0.5
+    epochs = f"{CUED.config.recipe.epochs} epochs in the supernet, {CUED.config.warm_epochs} alone"
     out.print(
         f"found: {' '.join(found.slots.values())}; mean ± standard deviation of {seeds} seeds\n"
-        f"points above {rival}, the best reference: {scratch:.1f} from scratch, {warm:.1f} with the search's weights "
-        f"(two means differ by {chance:.1f} by chance)\n"
+        f"from scratch it is {means[FOUND] - means[rival]:.1f} ± {error:.1f} points above {rival}, the best reference "
+        f"(standard error, by the noise of the cued table);\nwith the search's weights it has {100 * handed:.1f} % ({epochs})\n"
         f"architecture: {searched / 'architecture.json'}\n"
         f"tables:       {folder / 'profile' / 'profile.md'}\n"
         f"pictures:     {folder / 'bias'}\n"
@@ -108,10 +106,9 @@ def demo(folder: Path, seeds: int, timeout: float) -> None:
 
 
 class Trainings:
-    """Trainings from scratch, each architecture with every seed, in the background.
+    """Trainings from scratch, each architecture with every seed, in the background, and gone when the block is left.
 
-    On the CPU there is a process per core, since so small networks use one thread best. Left before they have ended, those that
-    have not begun are given up.
+    On the CPU there is a process per core, since so small networks use one thread best.
 
     Args:
         space: whose recipe and images they are.
@@ -121,33 +118,32 @@ class Trainings:
     def __init__(self, space: Space, folder: Path, seeds: int) -> None:
         self.space, self.folder, self.seeds = space, folder, seeds
         workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
-        self.pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
-        self.running: dict[Future[dict[str, Any]], tuple[str, int]] = {}
+        self.pool = get_context("spawn").Pool(workers, torch.set_num_threads, (1,))
+        self.running: dict[tuple[str, int], AsyncResult[dict[str, Any]]] = {}
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.pool.shutdown(wait=error is None, cancel_futures=True)
+    def __exit__(self, *_: object) -> None:
+        self.pool.terminate()
+        self.pool.join()
 
     def start(self, architectures: Mapping[str, Architecture]) -> None:
         """Begin to train these."""
         for seed in range(self.seeds):
             for name, architecture in architectures.items():
-                target = trained(self.folder, name, seed)
-                self.running[self.pool.submit(train_one, self.space, architecture, seed, target)] = (name, seed)
+                job = (self.space, architecture, seed, trained(self.folder, name, seed))
+                self.running[name, seed] = self.pool.apply_async(train_one, job)
 
     def results(self) -> dict[str, list[dict[str, Any]]]:
         """What `retrain` returned of each architecture, by seed, once all have ended."""
-        columns = (TextColumn("trainings"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-        results: dict[tuple[str, int], dict[str, Any]] = {}
-        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-            task = progress.add_task("", total=len(self.running))
-            for future in as_completed(self.running):
-                name, seed = self.running[future]
-                results[name, seed] = future.result()
-                progress.update(task, advance=1, description=f"last: {name}, seed {seed}")
-        return {name: [results[name, seed] for seed in range(self.seeds)] for name, _ in results}
+        results: dict[str, list[dict[str, Any]]] = {}
+        with Progress(TextColumn("trainings"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bar:
+            task = bar.add_task("", total=len(self.running))
+            for (name, _), result in sorted(self.running.items(), key=lambda one: one[0][1]):
+                results.setdefault(name, []).append(result.get())
+                bar.advance(task)
+        return results
 
 
 def trained(folder: Path, name: str, seed: int) -> Path:

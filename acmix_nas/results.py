@@ -82,6 +82,9 @@ def read_results(experiment: Path) -> list[TrialResult]:
     """
     results = []
     for path in sorted(experiment.rglob("result.json")):
+        search = path.parents[2] if len(path.parents) > 2 else path.parent
+        if path.parent.parent.name == "race" and (search / "search.json").exists():
+            continue  # a finalist's, which is no trial
         content = read_json(path, "a trial's result")
         for field, kind in FIELDS.items():
             if not isinstance(content.get(field), kind) or isinstance(content[field], bool):

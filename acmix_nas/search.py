@@ -253,13 +253,13 @@ def search(
     resume: bool = False,
     trainer_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Search: train the supernet, rank architectures within the budget, train the finalists alone, and take the best.
+    """Search: train the supernet, rank architectures within the budget, train each of the finalists, and take the best.
 
     Writes into the folder, beside what `train_supernet` does: architecture.json, network.pt (its weights: the supernet's, or
     those of the race where there was one), ranking.json (what a single-path search judged), race/1, race/2, … (what
-    `retrain` writes of each finalist, and half-time.json), history.csv and tensorboard/ (probabilities, α and β by epoch), and
-    result.json, which is what is returned, with how decided a differentiable search is, and whether it collapsed. Of several
-    processes the first does; the others return nothing.
+    `retrain` writes of each finalist, inherited.pt and half-time.json), history.csv and tensorboard/ (probabilities, α and β by
+    epoch), and result.json, which is what is returned, with how decided a differentiable search is, and whether it collapsed.
+    Of several processes the first does; the others return nothing.
 
     Raises:
         UserError: where the folder holds a finished search, or no architecture meets the budget, and as `train_supernet` does.
@@ -431,13 +431,16 @@ def race(
     folder: Path,
     progress: bool,
 ) -> tuple[int, dict[str, Any]]:
-    """Train the finalists alone, from half-time on only the best of them (successive halving, Jamieson and Talwalkar 2016).
+    """Train each of the finalists, from half-time on only the best of them (successive halving, Jamieson and Talwalkar 2016).
 
     They begin with what they inherit of the space's weights, where the settings say so, or from scratch. It may be interrupted
     at any time; the same call goes on.
 
     Returns:
         The index of the best by the search-validation part, and what `retrain` says of it.
+
+    Raises:
+        UserError: where the race was begun with other finalists.
     """
 
     def train(i: int, until: int | None = None) -> dict[str, Any]:
@@ -457,7 +460,9 @@ def train_finalist(
     until: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """What `retrain` gives of a finalist, which is trained but once; at half-time, what it had then."""
-    half_time, inherited = folder / HALF_TIME, folder / INHERITED
+    half_time, inherited, begun_with = folder / HALF_TIME, folder / INHERITED, folder / "architecture.json"
+    if begun_with.exists() and dict(Architecture.load(begun_with).slots) != dict(choice):
+        raise UserError(f"finalist {str(folder)!r} is another than when the race began; take another folder for the search")
     if until is not None and half_time.exists():
         return read_json(half_time, "half-time")
     if (folder / "result.json").exists():

@@ -164,5 +164,6 @@ def test_every_config_says_how_to_run_it() -> None:
         head = text[: text.index("experimentName")]
         assert "reaches:" in head
         assert "costs:" in head
+        assert "TODO" not in head
         assert f"nnictl create --config experiments/{config.name}" in head
         assert yaml.safe_load(text)["trialConcurrency"] == 1

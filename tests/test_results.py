@@ -43,6 +43,17 @@ def test_a_plain_run_folder_holds_one_result(tmp_path: Path) -> None:
     assert [result.folder for result in read_results(tmp_path)] == [tmp_path]
 
 
+def test_the_finalists_of_a_search_are_no_trials(tmp_path: Path) -> None:
+    result(tmp_path / "trials" / "one", 0.5)
+    (tmp_path / "trials" / "one" / "search.json").write_text("{}")
+    finalist = tmp_path / "trials" / "one" / "race" / "1"
+    finalist.mkdir(parents=True)
+    (finalist / "result.json").write_text('{"val_accuracy": 0.5}')
+    assert [one.folder.name for one in read_results(tmp_path)] == ["one"]
+    result(tmp_path / "race" / "named-like-one", 0.6)
+    assert len(read_results(tmp_path)) == 2
+
+
 def test_no_result_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no result\.json"):
         read_results(tmp_path)

@@ -135,7 +135,7 @@ def outcome_of(table: Table, strategy: str, seed: int, warm: int = 0) -> Outcome
         handed[named(budget)] = Handed(finalists[i], *accuracies, round(spent() - start, 1))
     trained_on = {}
     inheriting = replace(config, race_start="inherited")
-    for i in random.Random(0).sample(range(len(by_slot)), min(warm, len(by_slot))):
+    for i in random.Random(0).sample(range(len(by_slot)), len(by_slot))[:warm]:  # the fewer are among the more
         with TemporaryDirectory() as folder:
             trained_on[i] = train_finalist(inheriting, data, space, by_slot[i], Path(folder), progress=False)["test_accuracy"]
     return Outcome(strategy, seed, tuple(scores), tuple(inherited), gap, round(seconds, 1), handed, trained_on)
@@ -178,7 +178,7 @@ def assess(
         if value < least:
             raise UserError(f"{name} must be at least {least}; got {name}={value}")
     warm = min(warm, len(table.choices))
-    searches = {name: _lengths(table.space.search(name, 0)) for name in SEARCHED}
+    searches = {name: _shape(table.space.search(name, 0)) for name in SEARCHED}
     of = {"space": table.space.name, "settings": table.space.settings, "searches": searches}
     outcomes: dict[tuple[str, int], Outcome] = {}
     if path.exists():
@@ -196,9 +196,13 @@ def assess(
     return [outcomes[one] for one in asked]
 
 
-def _lengths(config: SearchConfig) -> dict[str, int]:
-    """Epochs of a search, and of its warm-up."""
-    return {"epochs": config.recipe.epochs, "warmup": config.warmup}
+def _shape(config: SearchConfig) -> dict[str, Any]:
+    """Epochs of a search, of its warm-up, and how its warm race goes."""
+    shape: dict[str, Any] = {"epochs": config.recipe.epochs, "warmup": config.warmup}
+    if config.warm:
+        race = {"epochs": config.race.epochs, "lr": config.race.lr, "cut": config.race_cut, "apart": config.apart}
+        shape["race"] = {"finalists": FINALISTS, **race}
+    return shape
 
 
 def _searched(table: Table, missing: Sequence[tuple[str, int]], workers: int, warm: int, search: Any) -> Any:
@@ -228,7 +232,7 @@ class Row:
         budget: of the architectures.
         accuracy: test accuracy of what is found, trained alone: the mean over the table's seeds; of a warm race that of the
             network that it hands over.
-        regret: the same, taken from the accuracy of the best within the budget, trained alone: below 0 it is beaten.
+        regret: the same, taken from the accuracy of the best within the budget from scratch: below 0 that is beaten.
         trainings: time of the search, in trainings of the dearest architecture.
         agreement: share of slots on which two searches agree, mean over pairs.
         found: share of the searches that found each architecture, most often first.
@@ -246,7 +250,8 @@ class Row:
 def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) -> list[Row]:
     """Every strategy, without a budget and under the space's own; before each, random search.
 
-    A strategy stands there alone, with a race from scratch, and with a warm one where it had one. The times of strategies
+    A strategy stands there alone, with a race from scratch, and with a warm one where it had one. Of a warm race the network
+    that it hands over is judged, and of the random search beside it the network that it has trained. The times of strategies
     differ, and so do those of random search: each has the mean time of the strategy below it. A race from scratch is read from
     the table: the validation accuracy of one of its seeds decides, and its seconds are counted.
     """
@@ -273,8 +278,10 @@ def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) 
                 seconds.append(outcome.seconds + took)
             mean = float(np.mean(seconds))
             drawn = random_searches(table, budget, mean)
+            # Beside networks that are handed over stand those that random search has trained, not their architectures' means.
+            by_chance = [table.accuracy(choice, seed=seed if way == WARM else None) for choice, seed in drawn]
             for method, values, choices in (
-                (RANDOM, interval_of([table.accuracy(choice) for choice in drawn], len(found)), drawn),
+                (RANDOM, interval_of(by_chance, len(found)), [choice for choice, _ in drawn]),
                 (strategy + way, bootstrap(lambda values: float(np.mean(values)), accuracies), found),
             ):
                 regret = Interval(best - values.value, best - values.high, best - values.low)
@@ -310,10 +317,10 @@ def race(table: Table, choices: Sequence[Choice], seed: int) -> tuple[Choice, fl
     return max(running, key=lambda choice: table.accuracy(choice, "validation", trained)), seconds
 
 
-def random_searches(table: Table, budget: Mapping[str, float], seconds: float) -> list[Choice]:
+def random_searches(table: Table, budget: Mapping[str, float], seconds: float) -> list[tuple[Choice, int]]:
     """What many random searches find: architectures within the budget, without repetition, trained until the time is up.
 
-    At least one is trained. The best is taken by its validation accuracy under one seed.
+    At least one is trained. The best is taken by its validation accuracy under one seed, which is given too.
     """
     generator = random.Random(0)
     met = table.within(budget)
@@ -328,7 +335,7 @@ def random_searches(table: Table, budget: Mapping[str, float], seconds: float) -
                 break
             trained.append(choice)
         seed = generator.choice(table.seeds)
-        found.append(max(trained, key=validation[seed].__getitem__))
+        found.append((max(trained, key=validation[seed].__getitem__), seed))
     return found
 
 
@@ -371,6 +378,7 @@ class Ranks:
         inherited: of the accuracies with the supernet's weights and batch norms of their own.
         top: of the scores, within the table's best third.
         warm: of the scores with the accuracies of architectures that were trained on from what they inherit, where they were.
+        at_random: mean accuracy of these, which were drawn at random: what a network of the supernet has whoever chose it.
         gap: mean accuracies, step by step, "alone" last: the table's validation accuracy of the same architectures.
     """
 
@@ -379,6 +387,7 @@ class Ranks:
     inherited: Interval
     top: Interval
     warm: Interval | None
+    at_random: float | None
     gap: Mapping[str, float]
 
 
@@ -405,6 +414,7 @@ def ranks(table: Table, outcomes: Sequence[Outcome]) -> list[Ranks]:
                 bootstrap(mean, [kendall(outcome.inherited, truth) for outcome in mine]),
                 bootstrap(mean, [kendall([outcome.scores[i] for i in top], best) for outcome in mine]),
                 bootstrap(mean, warm) if warm else None,
+                mean([accuracy for one in mine for accuracy in one.warm.values()]) if warm else None,
                 steps,
             )
         )
@@ -429,7 +439,7 @@ def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen
         for row in rows(table, outcomes)
     ]  # fmt: skip
     ranked = [
-        [one.strategy, str(one.scores), str(one.inherited), str(one.top), "–" if one.warm is None else str(one.warm),
+        [one.strategy, str(one.scores), str(one.inherited), str(one.top), trained_on(one),
          " → ".join(f"{step} {value:.1%}" for step, value in one.gap.items())]
         for one in ranks(table, outcomes)
     ]  # fmt: skip
@@ -450,6 +460,11 @@ def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen
         screens.append(screen)
     screens[0].title = said
     return screens
+
+
+def trained_on(ranks: Ranks) -> str:
+    """What is known of trainings that go on from inherited weights."""
+    return "–" if ranks.warm is None else f"{ranks.warm}; {ranks.at_random:.1%} at random"
 
 
 def points(interval: Interval) -> str:
