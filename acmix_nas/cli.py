@@ -7,8 +7,8 @@ import dataclasses
 import os
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +32,7 @@ from acmix_nas.fusion import Fusion, fuse
 from acmix_nas.options import BackboneArgs, options, pairs, typed
 from acmix_nas.retrain import data_of, sized
 from acmix_nas.retrain import retrain as run_training
-from acmix_nas.terminal import app, run
+from acmix_nas.terminal import app, console, run
 from acmix_nas.train import first_process
 
 __all__ = ["main"]
@@ -69,6 +69,19 @@ def folder_for(output: Path | None, name: str, resume: bool = False) -> Path:
         os.environ[CHOSEN] = str(folder)
         atexit.register(remove_if_empty, folder)
     return Path(os.environ[CHOSEN])
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Where what happens here is interrupted, says how it goes on, if there is something to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if first_process() and any(folder.rglob("last.ckpt")):
+            console.print(
+                f"interrupted: the same command with --resume --output {folder} goes on", markup=False, soft_wrap=True
+            )
+        raise
 
 
 def remove_if_empty(folder: Path) -> None:
@@ -121,7 +134,8 @@ def search(
         out.print(costs_table(space))
     folder = folder_for(output, "search", resume)
     trainer = {"devices": devices, "accelerator": accelerator, "strategy": parallel}
-    result = run_search(config, folder, resume=resume, trainer_kwargs=trainer)
+    with resumable(folder):
+        result = run_search(config, folder, resume=resume, trainer_kwargs=trainer)
     if not first_process():
         return
     architecture = Architecture.load(folder / "architecture.json")
@@ -238,11 +252,12 @@ def retrain(
     if warm and found is None:
         raise UserError(f"--warm needs weights: there is no network.pt beside {str(saved)!r}; give --weights")
     arguments = pairs("--backbone-args", backbone_args or [])
-    result = run_training(
-        architecture, data_of(architecture, dataconfig, typed(ctx, DataConfig)), recipe, folder,
-        weights=found if warm else None, backbone_args=arguments,
-        resume=resume, trainer_kwargs=trainer,
-    )  # fmt: skip
+    data = data_of(architecture, dataconfig, typed(ctx, DataConfig))
+    with resumable(folder):
+        result = run_training(
+            architecture, data, recipe, folder,
+            weights=found if warm else None, backbone_args=arguments, resume=resume, trainer_kwargs=trainer,
+        )  # fmt: skip
     if not first_process():
         return
     out.print(

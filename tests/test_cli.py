@@ -361,6 +361,21 @@ def test_a_fused_export(call: Call, architecture: Path, tmp_path: Path) -> None:
     assert (tmp_path / "fused.onnx").stat().st_size > 0
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_what_is_interrupted_says_how_to_go_on(
+    begun: bool, call: Call, architecture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_architecture: object, _data: object, _recipe: object, folder: Path, **_: object) -> None:
+        if begun:
+            (folder / "checkpoints").mkdir(parents=True)
+            (folder / "checkpoints" / "last.ckpt").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("acmix_nas.cli.run_training", interrupted)
+    said = call("retrain", str(architecture), "--output", "here", status=130)
+    assert ("the same command with --resume --output here goes on" in said) == begun
+
+
 def test_a_table_of_longer_trainings(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
