@@ -248,9 +248,12 @@ def test_finalists_begin_with_what_they_inherit_or_from_scratch(
     assert all(same) if warm else not any(same)
 
 
-@pytest.mark.parametrize("strategy", ["random", "single_path"])
-def test_a_race_is_cut_at_half_time_and_changes_no_training(strategy: str, tmp_path: Path) -> None:
-    settings = config(strategy=strategy, samples=5, finalists=3, apart=1, race_epochs=2, warm_epochs=2, race_cut=1)
+@pytest.mark.parametrize(("strategy", "race_epochs", "warm_epochs"), [("random", 2, 9), ("single_path", 9, 2)])
+def test_a_race_is_cut_at_half_time_and_changes_no_training(
+    strategy: str, race_epochs: int, warm_epochs: int, tmp_path: Path
+) -> None:
+    lengths = {"race_epochs": race_epochs, "warm_epochs": warm_epochs, "race_cut": 1}
+    settings = config(strategy=strategy, samples=5, finalists=3, apart=1, **lengths)
     cut = search(settings, tmp_path / "cut", progress=False)
     whole = search(dataclasses.replace(settings, race_cut=0), tmp_path / "whole", progress=False)
     assert cut["finalists"] == whole["finalists"]

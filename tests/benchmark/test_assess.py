@@ -192,6 +192,26 @@ def test_an_assessment_of_another_space_is_refused(tmp_path: Path) -> None:
         assess(Table(SMALL, runs), ["darts"], 1, tmp_path / "a.json", 1, search=search)
 
 
+def test_an_assessment_of_other_races_is_refused(tmp_path: Path) -> None:
+    table = made_up()
+    assess(table, ["darts"], 1, tmp_path / "a.json", 1, search=search)
+    longer = replace(table, space=replace(CUED, config=replace(CUED.config, warm_epochs=5)))
+    with pytest.raises(UserError, match="of other settings"):
+        assess(longer, ["darts"], 1, tmp_path / "a.json", 1, search=search)
+
+
+def test_random_search_beside_a_warm_race_has_what_its_own_training_reached() -> None:
+    """One architecture, three seeds: the network that random search has trained is that of its seed, not their mean."""
+    choice, curves = CUED.choices()[0], {0: 0.2, 1: 0.5, 2: 0.8}
+    table = Table(CUED, tuple(Run(choice, seed, (0.9,), (value,), 1.0) for seed, value in curves.items()))
+    outcome = replace(perfect(table), handed={"none": Handed(choice, 0.9, 0.7, 1.0)})
+    found = {(row.method, row.trainings): row for row in rows(table, [outcome]) if row.budget == "none"}
+    alone, beside_warm = found[RANDOM, 2.0], found[RANDOM, 3.0]
+    assert tuple(alone.accuracy) == pytest.approx((0.5, 0.5, 0.5))
+    assert beside_warm.accuracy.value == pytest.approx(0.5, abs=0.02)
+    assert (beside_warm.accuracy.low, beside_warm.accuracy.high) == pytest.approx((0.2, 0.8))
+
+
 def test_the_report_has_both_tables(tmp_path: Path) -> None:
     table = made_up(noise=0.05)
     screens = report(table, [perfect(table), blind(table, 1)], tmp_path / "assessment.md")
