@@ -469,7 +469,8 @@ def trained_on(ranks: Ranks) -> str:
 
 def points(interval: Interval) -> str:
     """In hundredths."""
-    return f"{100 * interval.value:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
+    value, low, high = (round(100 * number, 2) + 0.0 for number in interval)  # no −0.00
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
