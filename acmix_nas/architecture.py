@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -124,14 +124,6 @@ class Architecture:
         for name in candidates:
             if name not in self.slots:
                 raise UserError(f"architecture misses slot {name!r} of backbone {self.backbone}; export it again")
-
-    def uniform(self, operator: str) -> Architecture:
-        """The same backbone with one operator at every slot, as a reference."""
-        OperatorName.parse(operator)
-        candidates = list(dict.fromkeys([*self.candidates, operator]))
-        slots = dict.fromkeys(self.slots, operator)
-        nothing: dict[str, Any] = {"metric": {}, "probabilities": {}, "scores": {}}
-        return replace(self, slots=slots, candidates=candidates, **nothing, made=provenance())
 
 
 def check_operator(slot: str, operator: str) -> None:

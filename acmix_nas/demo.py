@@ -26,7 +26,7 @@ from acmix_nas.experiment import launch
 from acmix_nas.results import read_results
 from acmix_nas.retrain import data_of, retrain
 from acmix_nas.slot import OperatorName
-from acmix_nas.terminal import console
+from acmix_nas.terminal import console, mean_and_deviation
 from acmix_nas.train import evaluate
 
 __all__ = ["EXPERIMENT", "demo", "references"]
@@ -78,7 +78,7 @@ def demo(folder: Path, seeds: int, timeout: float) -> None:
     profiles = profiling.profile(networks, data.image_size, counts=counts)
     accuracies = {name: [100 * row["test_accuracy"] for row in results[name]] for name in architectures}
     extra = {
-        "test accuracy, from scratch": {name: spread(values, "%") for name, values in accuracies.items()},
+        "test accuracy, from scratch": {name: mean_and_deviation(values, " %") for name, values in accuracies.items()},
         "with the search's weights": {FOUND: f"{100 * handed:.1f} %"},
     }
     profiling.report(profiles, folder / "profile", extra)
@@ -154,9 +154,3 @@ def trained(folder: Path, name: str, seed: int) -> Path:
 def train_one(space: Space, architecture: Architecture, seed: int, folder: Path) -> dict[str, Any]:
     """One training, in a process of its own."""
     return retrain(architecture, space.images(seed), space.alone(seed), folder, progress=False)
-
-
-def spread(values: list[float], unit: str) -> str:
-    """Mean ± standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{deviation} {unit}"

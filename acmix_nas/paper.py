@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import timm
@@ -25,6 +24,7 @@ from acmix_nas.operators import ACmix, GlobalPath, Operator, Output, PatchwisePa
 from acmix_nas.profile import count
 from acmix_nas.results import TrialResult, read_results
 from acmix_nas.slot import find_slots
+from acmix_nas.terminal import mean_and_deviation
 
 __all__ = ["TABLES", "figures", "tables", "theory"]
 
@@ -203,8 +203,8 @@ def ablation(title: str, parameter: str, experiment: Path | None) -> Table:
         cells = [setting, f"{top1}" + (f" at {speed[0]} images/s" if speed else "")]
         found = [read_json(result.folder / "result.json", "a trial's result") for result in by_setting.get(setting, [])]
         if found:
-            cells += [spread([100 * result["test_accuracy"] for result in found], " %"), str(len(found))]
-            cells.append(spread([result["seconds"] for result in found]))
+            cells += [mean_and_deviation([100 * result["test_accuracy"] for result in found], " %"), str(len(found))]
+            cells.append(mean_and_deviation([result["seconds"] for result in found]))
         shown.add_row(*cells)
     shown.title = title
     return shown
@@ -217,11 +217,6 @@ def grouped(results: Sequence[TrialResult], parameter: str) -> dict[str, list[Tr
         if parameter in result.parameters:
             groups.setdefault(str(result.parameters[parameter]), []).append(result)
     return groups
-
-
-def spread(values: Sequence[float], unit: str = "") -> str:
-    """Mean ± standard deviation."""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "") + unit
 
 
 TABLES: Mapping[str, Callable[[Path | None], Table]] = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from statistics import mean, stdev
 
 import typer
 from rich.console import Console
 
 from acmix_nas.errors import UserError
 
-__all__ = ["BrokenRun", "app", "console", "run"]
+__all__ = ["BrokenRun", "app", "console", "mean_and_deviation", "run"]
 
 console = Console(stderr=True, highlight=False)
 """Where commands talk to a person; results that another program reads go to standard output."""
@@ -17,6 +19,11 @@ console = Console(stderr=True, highlight=False)
 
 class BrokenRun(RuntimeError):  # noqa: N818  it is no mistake of the program's
     """Something that was started went wrong outside this program; its message may have several lines."""
+
+
+def mean_and_deviation(values: Sequence[float], unit: str = "") -> str:
+    """Mean ± standard deviation, to one digit; of one value alone there is none."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "") + unit
 
 
 def app(text: str) -> typer.Typer:

@@ -118,12 +118,6 @@ def test_needs_no_nni(file: Path) -> None:
     assert done.stdout.strip() == "(1, 2)", done.stderr
 
 
-def test_a_reference_has_one_operator_everywhere(architecture: Architecture) -> None:
-    reference = architecture.uniform("window")
-    assert set(reference.slots.values()) == {"window"}
-    assert build(reference, num_classes=2)(images()).shape == (2, 2)
-
-
 def changed(file: Path, **changes: Any) -> Path:
     content = json.loads(file.read_text())
     for name, value in changes.items():

@@ -17,8 +17,9 @@ from acmix_nas import trial
 from acmix_nas.benchmark import CUED
 from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
-from acmix_nas.demo import EXPERIMENT, Trainings, demo, references, spread, trained
+from acmix_nas.demo import EXPERIMENT, Trainings, demo, references, trained
 from acmix_nas.errors import UserError
+from acmix_nas.terminal import mean_and_deviation
 from tests.benchmark.test_tabulate import SMALL
 
 
@@ -74,6 +75,6 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["precious"]
 
 
-def test_spread_is_mean_and_standard_deviation() -> None:
-    assert spread([97.0, 99.0], "%") == "98.0 ± 1.4 %"
-    assert spread([97.0], "%") == "97.0 %"
+def test_mean_and_standard_deviation() -> None:
+    assert mean_and_deviation([97.0, 99.0], " %") == "98.0 ± 1.4 %"
+    assert mean_and_deviation([97.0], " %") == "97.0 %"
