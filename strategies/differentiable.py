@@ -37,7 +37,8 @@ class SearchModule(DartsLightningModule):
         optimizer: Any = self.architecture_optimizers()
         self.resample()
         optimizer.zero_grad()
-        self.manual_backward(self.architecture_loss(batch, batch_idx))
+        with self.toggled_optimizer(optimizer):  # gradients of the weights would cost a third of the step, for nothing
+            self.manual_backward(self.architecture_loss(batch, batch_idx))
         optimizer.step()
 
     def architecture_loss(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

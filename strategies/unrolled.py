@@ -32,16 +32,20 @@ def unrolled(
     Args:
         rates: weight w → ξ, the learning rate of its optimizer.
         architecture: α.
-        train: adds the gradients of L_train to `.grad` of both; called three times, and must draw the same each time.
+        train: adds the gradients of L_train to `.grad` of both, or of α alone while the weights require none; called three
+            times, and must draw the same each time.
         validate: likewise those of L_val; called once.
     """
     start = {weight: weight.clone() for weight in rates}
+    trained = [weight for weight in rates if weight.requires_grad]
     everything = [*rates, *architecture]
 
-    def gradients(of: Callable[[], None]) -> tuple[list[Tensor], list[Tensor]]:
+    def gradients(of: Callable[[], None], of_weights: bool = True) -> tuple[list[Tensor], list[Tensor]]:
         """(of the weights, of the architecture)."""
         for parameter in everything:
             parameter.grad = None
+        for weight in trained:
+            weight.requires_grad_(of_weights)
         with torch.enable_grad():
             of()
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in everything]
@@ -62,12 +66,14 @@ def unrolled(
             sides = []
             for sign in (1.0, -1.0):
                 move(direction, sign * epsilon)
-                sides.append(gradients(train)[1])
+                sides.append(gradients(train, of_weights=False)[1])
             found = [g - (plus - minus) / (2 * epsilon) for g, plus, minus in zip(found, *sides, strict=True)]
     finally:
         for weight, value in start.items():
             weight.copy_(value)
             weight.grad = None
+        for weight in trained:
+            weight.requires_grad_(True)
     for parameter, gradient in zip(architecture, found, strict=True):
         parameter.grad = gradient
 

@@ -67,28 +67,34 @@ class Evaluation(Subject):
 
 
 class DartsStep(Subject):
-    """Both halves of a step of DARTS, first order, as NNI's loop takes them, without the optimizers.
-
-    Each half runs forward and backward through the whole supernet, weights and architecture alike.
+    """Both halves of a step of DARTS, first order, without the optimizers.
 
     Args:
         space: mutated by the strategy.
         architecture: its parameters of the architecture; the others are weights.
         images: (2, B, 3, S, S), those of the architecture's half and those of the weights'.
         labels: (2, B).
+        stock: whether the architecture's half computes the gradients of the weights as well, as NNI's loop does and ours does
+            not.
     """
 
-    def __init__(self, space: nn.Module, architecture: Iterable[nn.Parameter], images: Tensor, labels: Tensor) -> None:
-        self.space, self.images, self.labels = space.train(), images, labels
+    def __init__(
+        self, space: nn.Module, architecture: Iterable[nn.Parameter], images: Tensor, labels: Tensor, stock: bool
+    ) -> None:
+        self.space, self.images, self.labels, self.stock = space.train(), images, labels, stock
         self.architecture = list(architecture)
         chosen = set(self.architecture)
-        self.weights = [parameter for parameter in space.parameters() if parameter not in chosen]
+        self.weights = [p for p in space.parameters() if p not in chosen and p.requires_grad]
 
     def __call__(self) -> None:
         _clear(self.architecture)
+        for weight in self.weights:
+            weight.requires_grad_(self.stock)
         self._loss(0).backward()
+        for weight in self.weights:
+            weight.requires_grad_(True)
         loss = self._loss(1)
-        _clear(self.weights)  # only now, so the first half's gradients are there during the second's forward
+        _clear(self.weights)  # only now, so what the first half leaves is there during the second's forward
         loss.backward()
 
     def _loss(self, half: int) -> Tensor:
@@ -157,7 +163,7 @@ def _network(
 
 
 def _darts_step(
-    spec: Spec, device: torch.device, dtype: torch.dtype, share: str, side: int, channels: Sequence[int]
+    spec: Spec, device: torch.device, dtype: torch.dtype, share: str, stock: bool, side: int, channels: Sequence[int]
 ) -> DartsStep:  # fmt: skip
     from acmix_nas.search_spaces import MixedSlot, hybridize  # needs NNI
     from acmix_nas.strategies import DARTS
@@ -170,7 +176,7 @@ def _darts_step(
     architecture = [parameter for slot in slots for parameter in slot.arch_parameters()]
     images = torch.randn(2, spec.batch, 3, side, side, device=device, dtype=dtype)
     labels = torch.randint(CLASSES, (2, spec.batch), device=device)
-    return DartsStep(supernet, architecture, images, labels)
+    return DartsStep(supernet, architecture, images, labels, stock)
 
 
 KINDS: dict[str, Callable[..., Subject]] = {

@@ -15,6 +15,7 @@ from acmix_nas.data import ImageData
 from acmix_nas.operators import Mixing
 from acmix_nas.search import make_space, make_strategy, train_supernet
 from acmix_nas.search_spaces import MixedSlot
+from acmix_nas.strategies.differentiable import SearchModule
 from tests.small import RESNET
 from tests.test_search import config
 
@@ -44,6 +45,27 @@ def test_the_architecture_rests_while_it_warms_up_and_moves_afterwards(strategy:
     assert not torch.equal(weight, before)
     assert all("entropy" in logged for logged in seen.logged)
     assert ["val_accuracy" in logged for logged in seen.logged] == [epoch >= warmup for epoch in range(3)]
+
+
+@pytest.mark.parametrize("strategy", DIFFERENTIABLE)
+def test_the_architectures_step_computes_no_gradient_of_the_weights(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, seen = SearchModule.architecture_step, []
+
+    def watched(module: SearchModule, batch: dict[str, Any], batch_idx: int) -> None:
+        architecture = set(module.arch_parameters())
+        weights = [p for p in module.parameters() if p.requires_grad and p not in architecture]
+        for weight in weights:
+            weight.grad = None
+        step(module, batch, batch_idx)
+        assert all(weight.grad is None and weight.requires_grad for weight in weights)
+        seen.append(sum(p.grad is not None for p in architecture) / len(architecture))
+
+    monkeypatch.setattr(SearchModule, "architecture_step", watched)
+    settings = config(strategy=strategy, epochs=1, arc_warmup=0)
+    train_supernet(settings, ImageData(settings.data, 0), make_space(settings, 10), tmp_path, progress=False)
+    assert set(seen) == {1.0}
 
 
 @pytest.mark.parametrize("strategy", DIFFERENTIABLE)

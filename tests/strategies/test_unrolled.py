@@ -74,17 +74,38 @@ def test_at_a_rate_of_zero_it_is_first_order() -> None:
     torch.testing.assert_close(network.alpha.grad, expected, atol=0, rtol=0)
 
 
-def test_an_error_in_a_virtual_step_leaves_the_weights_as_they_were() -> None:
-    network, train, _ = problem()
+@pytest.mark.parametrize("broken", range(4))
+def test_an_error_in_a_virtual_step_leaves_the_weights_as_they_were(broken: int) -> None:
+    network, train, val = problem()
     weights = list(network.weights)
     before = [weight.detach().clone() for weight in weights]
+    asked: list[list[bool]] = []
 
-    def broken() -> None:
-        raise KeyboardInterrupt
+    def step(of: tuple[Tensor, Tensor]) -> None:
+        asked.append([weight.requires_grad for weight in weights])
+        if len(asked) == 1 + broken:
+            raise KeyboardInterrupt
+        network.loss(*of, *weights).backward()
 
     with pytest.raises(KeyboardInterrupt):
-        unrolled(dict.fromkeys(weights, RATE), [network.alpha], lambda: network.loss(*train, *weights).backward(), broken)
-    assert all(torch.equal(weight, value) for weight, value in zip(weights, before, strict=True))
+        unrolled(dict.fromkeys(weights, RATE), [network.alpha], lambda: step(train), lambda: step(val))
+    assert all(torch.equal(weight, value) and weight.requires_grad for weight, value in zip(weights, before, strict=True))
+    assert all(weight.grad is None for weight in weights)
+
+
+def test_the_difference_asks_nothing_of_the_weights_and_held_ones_stay_held() -> None:
+    network, train, val = problem()
+    weights = list(network.weights)
+    weights[0].requires_grad_(False)
+    asked: list[list[bool]] = []
+
+    def step(of: tuple[Tensor, Tensor]) -> None:
+        asked.append([weight.requires_grad for weight in weights])
+        network.loss(*of, *weights).backward()
+
+    unrolled(dict.fromkeys(weights, RATE), [network.alpha], lambda: step(train), lambda: step(val))
+    assert asked == [[False, True, True]] * 2 + [[False] * 3] * 2
+    assert [weight.requires_grad for weight in weights] == [False, True, True]
 
 
 def test_the_same_is_drawn_again() -> None:
