@@ -27,7 +27,7 @@ from acmix_nas.classification import Recipe
 from acmix_nas.config import SearchConfig
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
-from acmix_nas.files import new_folder
+from acmix_nas.files import new_folder, unused
 from acmix_nas.fusion import Fusion, fuse
 from acmix_nas.options import BackboneArgs, options, pairs, typed
 from acmix_nas.retrain import data_of, sized
@@ -188,9 +188,7 @@ def export(
         raise UserError(f"--top must be at least 1; got {top}")
     results = read_results(find_experiment(experiment))
     folder = folder_for(output, "export")
-    taken = [file for file in folder.glob("architecture*.json") if file.exists()]
-    if taken:
-        raise UserError(f"{str(taken[0])!r} exists already; give another --output")
+    unused(*folder.glob("architecture*.json"))
     table = Table("rank", "trial", "metric", "parameters of the trial", "file")
     for rank, result in enumerate(results[:top], start=1):
         number = "" if top == 1 else f"-{rank}"
@@ -218,7 +216,7 @@ def derive(
     from acmix_nas.finished import FinishedSearch
 
     limits = parse_budget(budget or [])
-    finished = FinishedSearch.load(saved if saved.is_dir() else saved.parent, [*limits, *([pareto] if pareto else [])])
+    finished = FinishedSearch.load(saved, [*limits, *([pareto] if pareto else [])])
     points = finished.front(pareto, limits) if pareto else [finished.best(limits)]
     folder = folder_for(output, "derive")
     if pareto:
@@ -226,8 +224,7 @@ def derive(
         out.print(fronts.table_of(points, pareto))
     for number, point in enumerate(points, start=1):
         file = folder / (f"architecture-{number}.json" if pareto else "architecture.json")
-        if file.exists():
-            raise UserError(f"{str(file)!r} exists already; give another --output")
+        unused(file)
         finished.architecture(point.choice, limits).save(file)
     if not pareto:
         out.print(slots_table(finished.architecture(points[0].choice, limits)))
@@ -306,8 +303,7 @@ def profile(
     networks = {name: build(architecture) for name, architecture in architectures.items()}
     counts = {name: profiling.count(architecture, size) for name, architecture in architectures.items()}
     folder = folder_for(output, "profile")
-    if (folder / "profile.md").exists():
-        raise UserError(f"{str(folder)!r} holds a profile already; give another --output")
+    unused(*profiling.files(folder))
     if fused:
         images = torch.randn(batch_size, 3, size, size, device=profiling.device_of(device))
         networks |= {f"{name}, fused": fuse(network.to(images.device), images).network for name, network in networks.items()}
@@ -532,17 +528,18 @@ def assess(
     from acmix_nas.benchmark.assess import check_strategies, report
 
     check_strategies(strategy)
+    folder = folder_for(output, "assessment")
     if table is not None:
         trained = Table.load(table)
         trained = trained.of(trained_for(space_of(space), trained.space.config.race_epochs))
     elif space in NAMED:
         trained = shipped(space)
     else:
-        trained = tabulate(space_of(space), output / "table.json", seeds=2, sample=sample, workers=workers)
-    outcomes = run_assessment(trained, strategy, seeds, output / "assessment.json", workers, warm)
-    for screen in report(trained, outcomes, output / "assessment.md"):
+        trained = tabulate(space_of(space), folder / "table.json", seeds=2, sample=sample, workers=workers)
+    outcomes = run_assessment(trained, strategy, seeds, folder / "assessment.json", workers, warm)
+    for screen in report(trained, outcomes, folder / "assessment.md"):
         out.print(screen)
-    out.print(f"written to {output}")
+    out.print(f"written to {folder}")
 
 
 @cli.command()
@@ -556,6 +553,7 @@ def queries(
 
     if runs < 1:
         raise UserError(f"runs must be at least 1; got runs={runs}")
+    unused(output)
     out.print(report(shipped("cued"), runs, output))
     out.print(f"written to {output}")
 

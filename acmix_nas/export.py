@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from acmix_nas.errors import UserError
-from acmix_nas.files import provenance
+from acmix_nas.files import provenance, unused
 from acmix_nas.terminal import BrokenRun
 
 __all__ = ["ParityError", "export_onnx", "export_program"]
@@ -92,8 +92,7 @@ def export_program(
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
     """A temporary name with the same suffix, renamed to `path` at the end and removed where something fails."""
-    if path.exists():
-        raise UserError(f"path {str(path)!r} exists, and nothing is overwritten; choose another or remove it")
+    unused(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:

@@ -16,7 +16,7 @@ import torch
 
 from acmix_nas.errors import UserError
 
-__all__ = ["command_line", "new_folder", "provenance", "read_json", "save_tensors", "write_json", "write_text"]
+__all__ = ["command_line", "new_folder", "provenance", "read_json", "save_tensors", "unused", "write_json", "write_text"]
 
 PACKAGES = ("acmix-nas", "nni", "numpy", "pytorch-lightning", "timm", "torch")
 
@@ -69,13 +69,24 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise UserError(f"{what}: no file {str(path)!r}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{what} {str(path)!r} is not JSON: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
         raise UserError(f"{what} {str(path)!r} must hold a JSON object; it holds a {type(content).__name__}")
     return content
+
+
+def unused(*paths: Path) -> None:
+    """Nothing is overwritten.
+
+    Raises:
+        UserError: naming the first that exists.
+    """
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{str(path)!r} exists already, and nothing is overwritten; choose another place")
 
 
 def save_tensors(path: Path, state: Mapping[str, Any]) -> Path:

@@ -35,19 +35,20 @@ class FinishedSearch:
     judged: tuple[tuple[dict[str, str], float], ...] = ()
 
     @classmethod
-    def load(cls, folder: Path, measures: Iterable[str] = ()) -> FinishedSearch:
-        """Read the folder of a search, and measure latencies where they are among the measures.
+    def load(cls, saved: Path, measures: Iterable[str] = ()) -> FinishedSearch:
+        """Read the folder of a search, or its architecture.json, and measure latencies where they are among the measures.
 
         Raises:
             UserError: where there is no finished search, or one that ranks nothing.
         """
-        found = Architecture.load(folder / "architecture.json")
+        file = saved / "architecture.json" if saved.is_dir() else saved
+        found, folder = Architecture.load(file), file.parent
         judged: tuple[tuple[dict[str, str], float], ...] = ()
         if (folder / RANKING).exists():
             rows = read_json(folder / RANKING, "ranking")["ranking"]
             judged = tuple((row["slots"], row["accuracy"]) for row in rows)
         if not judged and not found.probabilities:
-            raise UserError(f"search {str(folder)!r} ranks no architectures; search by single_path, darts, gumbel or proxyless")
+            raise UserError(f"search {str(saved)!r} ranks no architectures; search by single_path, darts, gumbel or proxyless")
         backbone, slots = skeleton(found)
         size = (3, found.data["image_size"], found.data["image_size"])
         table = CostTable.of(backbone, slots, size)

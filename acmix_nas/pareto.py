@@ -16,7 +16,7 @@ from acmix_nas.budget import show
 from acmix_nas.cost import CostTable
 from acmix_nas.derive import Scores, derive
 from acmix_nas.errors import UserError
-from acmix_nas.files import write_text
+from acmix_nas.files import unused, write_text
 
 __all__ = ["Point", "front", "front_of", "table_of", "write"]
 
@@ -84,9 +84,7 @@ def write(points: list[Point], measure: str, folder: Path) -> list[Path]:
         UserError: where there is one already.
     """
     files = [folder / "front.csv", folder / "front.png"]
-    for file in files:
-        if file.exists():
-            raise UserError(f"{str(file)!r} exists already; give another --output")
+    unused(*files)
     lines = io.StringIO()
     writer = csv.writer(lines)
     writer.writerow(["point", measure, "score", *points[0].choice])

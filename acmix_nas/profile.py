@@ -26,7 +26,7 @@ from acmix_nas.architecture import Architecture, skeleton
 from acmix_nas.bias import stage_of
 from acmix_nas.cost import Cost, module_cost, survey
 from acmix_nas.errors import UserError
-from acmix_nas.files import provenance, write_json, write_text
+from acmix_nas.files import provenance, unused, write_json, write_text
 from acmix_nas.slot import find_slots, make_operator, places
 
 __all__ = ["Conditions", "Counts", "Latency", "Profile", "as_json", "count", "markdown", "profile", "report", "stages", "table"]
@@ -328,20 +328,23 @@ def as_json(profiles: Sequence[Profile]) -> dict[str, Any]:
     return {"conditions": asdict(_conditions(profiles)), "networks": networks}
 
 
+def files(folder: Path) -> list[Path]:
+    """What a report writes."""
+    return [folder / "profile.md", folder / "profile.json"]
+
+
 def report(profiles: Sequence[Profile], folder: str | Path, extra: Extra = None) -> list[Path]:
     """Write profile.md and profile.json.
 
     Raises:
         UserError: where one of them exists, and as of `table`.
     """
-    files = [Path(folder) / "profile.md", Path(folder) / "profile.json"]
-    for file in files:
-        if file.exists():
-            raise UserError(f"folder has {str(file)!r} already, and nothing is overwritten; choose another folder")
+    names = files(Path(folder))
+    unused(*names)
     c, made = _conditions(profiles), provenance()
     head = f"Made by `{made['made_by']}` on {c.device}, {c.threads} CPU threads, {made['date']}.\n\n"
     text, content = head + markdown(profiles, extra), {**made, **as_json(profiles), "extra": extra or {}}
-    return [write_text(files[0], text), write_json(files[1], content)]
+    return [write_text(names[0], text), write_json(names[1], content)]
 
 
 def _conditions(profiles: Sequence[Profile]) -> Conditions:

@@ -41,6 +41,11 @@ def run(application: typer.Typer) -> None:
     except UserError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
+    except (PermissionError, NotADirectoryError, IsADirectoryError) as error:
+        if error.filename is None:
+            raise
+        console.print(f"error: {error.filename!r}: {(error.strerror or '').lower()}", markup=False, soft_wrap=True)
+        sys.exit(2)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "nni":
             raise

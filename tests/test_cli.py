@@ -376,6 +376,24 @@ def test_what_is_interrupted_says_how_to_go_on(
     assert ("the same command with --resume --output here goes on" in said) == begun
 
 
+@pytest.mark.parametrize("command", [["assess", "--strategy", "darts"], ["queries"]])
+def test_what_takes_long_looks_first_where_it_may_write(call: Call, command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("x")
+    one_line(call(*command, "--output", "precious"), "'precious'")
+    assert (tmp_path / "precious").read_text() == "x"
+
+
+def test_a_derivation_names_what_it_was_given(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("# notes")
+    one_line(call("derive", "notes.md"), "architecture 'notes.md' is not JSON")
+    one_line(call("derive", "none"), "no file 'none'")
+
+
+def test_a_folder_below_a_file(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("# notes")
+    one_line(call("search", "--data", "digits", "--output", "notes.md/run"), "'notes.md/run'", "not a directory")
+
+
 def test_a_table_of_longer_trainings(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

@@ -118,7 +118,7 @@ def test_what_differs_is_an_error_and_leaves_no_file(tmp_path: Path, export: Any
 def test_nothing_is_overwritten(tmp_path: Path, export: Any) -> None:
     path = tmp_path / "network"
     path.write_text("mine")
-    with pytest.raises(UserError, match=r"network' exists, and nothing is overwritten"):
+    with pytest.raises(UserError, match=r"network' exists already"):
         export(Tiny(), path, 8)
     assert path.read_text() == "mine"
 

@@ -19,7 +19,7 @@ from rich.progress import track
 from acmix_nas.bench.cases import COMPARISONS, DEFAULT, FAULT_FREE, MEMORY, WHAT, Comparison, Spec
 from acmix_nas.bench.report import Measured, Report, files, rows
 from acmix_nas.errors import UserError, one_of
-from acmix_nas.files import provenance
+from acmix_nas.files import provenance, unused
 from acmix_nas.profile import device_name
 from acmix_nas.terminal import BrokenRun
 
@@ -104,9 +104,7 @@ def check(what: str, settings: Settings, output: Path) -> None:
         raise UserError(f"repeats must be at least 2, for an interval; got {settings.repeats}")
     if output.exists() and not output.is_dir():
         raise UserError(f"output must be a folder; {str(output)!r} is a file")
-    for file in files(output, what):
-        if file.exists():
-            raise UserError(f"output has {str(file)!r} already, and nothing is overwritten; choose another folder")
+    unused(*files(output, what))
 
 
 def machine(device: str) -> dict[str, Any]:

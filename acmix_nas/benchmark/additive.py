@@ -12,8 +12,7 @@ from rich.table import Table as Screen
 from acmix_nas.benchmark.assess import markdown
 from acmix_nas.benchmark.spaces import Space
 from acmix_nas.cost import CostTable
-from acmix_nas.errors import UserError
-from acmix_nas.files import provenance, write_json, write_text
+from acmix_nas.files import provenance, unused, write_json, write_text
 from acmix_nas.latency import Agreement, check
 from acmix_nas.profile import device_name, device_of
 
@@ -35,9 +34,7 @@ def additive(space: Space, folder: Path, number: int = 30, device: str | None = 
         UserError: where the folder holds such files already.
     """
     files = [folder / f"latency.{suffix}" for suffix in ("json", "md", "png")]
-    for file in files:
-        if file.exists():
-            raise UserError(f"{str(file)!r} exists already; give another --output")
+    unused(*files)
     table = space.timed(device)
     found = check(table, space.backbone, space.slots, space.input_size, number, device=device)
     names = list(dict.fromkeys(name for row in table.costs.values() for name in row))
