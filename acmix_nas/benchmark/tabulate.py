@@ -13,7 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, track
 
 from acmix_nas.architecture import build
 from acmix_nas.benchmark.spaces import Choice, Space
@@ -111,7 +111,7 @@ def tabulate(
             table = replace(table, latencies=latencies)
             table.save(path)
     if seconds and table is not None:
-        table = retime(table, workers)
+        table = retime(table, workers, progress)
         table.save(path)
         runs, made = table.runs, table.made
     with Progress(
@@ -129,12 +129,13 @@ def tabulate(
     return table
 
 
-def retime(table: Table, workers: int = 2) -> Table:
+def retime(table: Table, workers: int = 2, progress: bool = True) -> Table:
     """The same accuracies with the seconds that trainings take now: the lesser of two epochs, times their number."""
     short = replace(table.space.config, race_epochs=1, recipe=replace(table.space.config.recipe, warmup_epochs=0))
     asked = [(choice, 0) for choice in table.choices for _ in range(2)]
     timed: dict[Choice, float] = {}
-    for run in _trained(replace(table.space, config=short), asked, workers):
+    trainings = _trained(replace(table.space, config=short), asked, workers)
+    for run in track(trainings, "measuring seconds", len(asked), console=console, disable=not progress):
         timed[run.choice] = min(run.seconds, timed.get(run.choice, run.seconds))
     epochs = table.space.alone(0).epochs
     runs = tuple(replace(run, seconds=round(epochs * timed[run.choice], 1)) for run in table.runs)
