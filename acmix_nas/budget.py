@@ -17,13 +17,13 @@ TIMES = {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3}
 
 
 def parse_budget(texts: Iterable[str]) -> dict[str, float]:
-    """Cost → the largest allowed; latencies in milliseconds.
+    """Cost → the largest allowed; latencies in milliseconds. A text may hold several, "macs=1.2M,latency=3ms".
 
     Raises:
         UserError: for an unknown cost, one named twice, or what is no positive number with a unit that fits.
     """
     limits: dict[str, float] = {}
-    for text in texts:
+    for text in (part for several in texts for part in several.split(",")):
         name, _, value = text.partition("=")
         name = ALIASES.get(name.strip(), name.strip())
         if name not in MEASURES:

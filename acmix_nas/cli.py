@@ -120,15 +120,15 @@ def slots_table(architecture: Architecture) -> Table:
 
 
 @cli.command()
-@options(SearchConfig, DataConfig, Recipe)
+@options(SearchConfig)
 def search(
-    searchconfig: SearchConfig, dataconfig: DataConfig, recipe: Recipe, output: Output = None, resume: Resume = False,
+    searchconfig: SearchConfig, output: Output = None, resume: Resume = False,
     devices: Devices = 1, accelerator: Accelerator = "auto", parallel: Parallel = "auto",
 ) -> None:  # fmt: skip
     """A one-shot search without NNI's server: trains a supernet and derives an architecture."""
     from acmix_nas.search import search as run_search
 
-    config = dataclasses.replace(searchconfig, data=dataconfig, recipe=recipe)
+    config = searchconfig
     space = Space(config.backbone, config, ImageData(config.data).num_classes, config.limits)
     if first_process():
         out.print(costs_table(space))

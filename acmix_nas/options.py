@@ -39,15 +39,15 @@ def options(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None
     """Give a typer command the fields of dataclasses as options.
 
     The command takes each group's instance under the group's name in lower case (`DataConfig` → `dataconfig`), and what
-    the user typed as options. Fields that are dataclasses themselves belong to a group of their own. `--recipe FILE` reads
-    a YAML file of the same options, which stands over the defaults and under what is typed.
+    the user typed as options. The fields of a field that is a dataclass itself are options beside the others. `--recipe FILE`
+    reads a YAML file of the same options, which stands over the defaults and under what is typed.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.name not in {group.__name__.lower() for group in groups}]
-        added = {name: (group, field) for group in groups for name, field in _fields(group)}
-        kinds = {name: _type(group, field) for name, (group, field) in added.items()}
+        added = {name: (owner, field) for group in groups for name, owner, field in _fields(group)}
+        kinds = {name: _type(owner, field) for name, (owner, field) in added.items()}
         kinds |= {p.name: Mapping for p in own if p.annotation == BackboneArgs}
 
         def read_file(context: typer.Context, file: Path | None) -> None:
@@ -58,19 +58,15 @@ def options(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None
         def run(**typed: Any) -> None:
             typed.pop("recipe_file")
             values = {name: typed.pop(name) for name in added}
-            built = {
-                group.__name__.lower(): fill(group, {k: v for k, v in values.items() if added[k][0] is group})
-                for group in groups
-            }
-            command(**typed, **built)
+            command(**typed, **{group.__name__.lower(): fill(group, values) for group in groups})
 
         parameters = [
             *own,
             *(
                 inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=_annotation(group, field)
+                    name, inspect.Parameter.KEYWORD_ONLY, default=_default(owner, field), annotation=_annotation(owner, field)
                 )
-                for name, (group, field) in added.items()
+                for name, (owner, field) in added.items()
             ),
             inspect.Parameter(
                 "recipe_file",
@@ -97,18 +93,24 @@ def options(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None
 
 
 def fill(group: type, values: Mapping[str, Any]) -> Any:
-    """An instance of a dataclass from what was typed.
+    """An instance of a dataclass from what was typed; what belongs to others is left to them.
 
     Raises:
         UserError: for a value that cannot be read.
     """
-    fields = dict(_fields(group))
-    return group(**{fields[name].name: _value(name, fields[name], value) for name, value in values.items()})
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(group):
+        name = _name(group, field)
+        if _is_group(group, field):
+            given[field.name] = fill(_type(group, field), values)
+        elif name in values:
+            given[field.name] = _value(name, field, values[name])
+    return group(**given)
 
 
 def typed(context: typer.Context, group: type) -> set[str]:
     """The fields of a group that the user gave, typed or in a recipe, rather than left at their defaults."""
-    sources = {field.name: context.get_parameter_source(name) for name, field in _fields(group)}
+    sources = {field.name: context.get_parameter_source(name) for name, _, field in _fields(group)}
     return {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
 
 
@@ -122,17 +124,23 @@ def from_parameters(parameters: Mapping[str, Any], *groups: Any) -> list[Any]:
     unknown = sorted(set(parameters) - known)
     if unknown:
         raise UserError(f"parameter {unknown[0]!r} is no option of this trial; it has {', '.join(sorted(known))}")
-    changed = []
-    for group in groups:
-        fields = {name: field for name, field in _fields(type(group)) if name in parameters}
-        new = {f.name: _value(name, f, parameters[name]) for name, f in fields.items()}
-        changed.append(dataclasses.replace(group, **new))
-    return changed
+    return [_changed(group, parameters) for group in groups]
+
+
+def _changed(group: Any, parameters: Mapping[str, Any]) -> Any:
+    kind, new = type(group), dict[str, Any]()
+    for field in dataclasses.fields(group):
+        name = _name(kind, field)
+        if _is_group(kind, field):
+            new[field.name] = _changed(getattr(group, field.name), parameters)
+        elif name in parameters:
+            new[field.name] = _value(name, field, parameters[name])
+    return dataclasses.replace(group, **new)
 
 
 def names(*groups: type) -> set[str]:
     """The options that these dataclasses give a command."""
-    return {name for group in groups for name, _ in _fields(group)}
+    return {name for group in groups for name, _, _ in _fields(group)}
 
 
 def _read_recipe(file: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +196,7 @@ def _as_typed(kind: Any, value: Any) -> Any:
         raise ValueError(expected)
     if isinstance(value, dict):
         return [f"{key}={json.dumps(entry)}" for key, entry in value.items()]
-    return ",".join(map(str, value)) if isinstance(value, list) else value
+    return ",".join(map(str, value)) if isinstance(value, list) and float in typing.get_args(kind) else value
 
 
 def _is_number(value: Any) -> bool:
@@ -199,10 +207,17 @@ def _is_number(value: Any) -> bool:
     return not isinstance(value, bool)
 
 
-def _fields(group: type) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+def _fields(group: type) -> Iterator[tuple[str, type, dataclasses.Field[Any]]]:
+    """(option, the dataclass that has it, its field), those of fields that are dataclasses too."""
     for field in dataclasses.fields(group):
-        if not _is_group(group, field):
-            yield RENAMED.get((group.__name__, field.name), field.name), field
+        if _is_group(group, field):
+            yield from _fields(_type(group, field))
+        else:
+            yield _name(group, field), group, field
+
+
+def _name(group: type, field: dataclasses.Field[Any]) -> str:
+    return RENAMED.get((group.__name__, field.name), field.name)
 
 
 def _type(group: type, field: dataclasses.Field[Any]) -> Any:
@@ -218,11 +233,18 @@ def _is_group(group: type, field: dataclasses.Field[Any]) -> bool:
     return dataclasses.is_dataclass(_type(group, field))
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def _default(group: type, field: dataclasses.Field[Any]) -> Any:
     value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if isinstance(value, Mapping):
         return [f"{k}={json.dumps(v)}" for k, v in value.items()]
-    return ",".join(map(str, value)) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value) if _is_texts(_type(group, field)) else ",".join(map(str, value))
+    return value
+
+
+def _is_texts(kind: Any) -> bool:
+    """Whether it is a list of texts, which may be typed in one option with commas, or in several."""
+    return kind is not str and typing.get_args(kind)[:1] == (str,) and not issubclass(typing.get_origin(kind), Mapping)
 
 
 def _annotation(group: type, field: dataclasses.Field[Any]) -> Any:
@@ -233,6 +255,8 @@ def _annotation(group: type, field: dataclasses.Field[Any]) -> Any:
         metavar = None
     elif issubclass(origin, Mapping):
         kind, metavar, callback = list[str], "KEY=VALUE", _over_file
+    elif _is_texts(kind):
+        kind, metavar = list[str], "A,B,…"
     else:
         kind, metavar = str, "A,B,…"
     if field.default is None:
@@ -259,12 +283,13 @@ def _value(name: str, field: dataclasses.Field[Any], value: Any) -> Any:
             return _heads(value)
         if isinstance(value, list) and "Mapping" in kind:
             return pairs(f"--{name.replace('_', '-')}", value)
-        if isinstance(value, str) and ("tuple" in kind or "Sequence" in kind):
-            parts = [part.strip() for part in value.split(",") if part.strip()]
+        if value is not None and ("tuple" in kind or "Sequence" in kind):
+            texts = [value] if isinstance(value, str) else value
+            parts = [part.strip() for text in texts for part in str(text).split(",") if part.strip()]
             return tuple(float(part) for part in parts) if "float" in kind else tuple(parts)
     except ValueError as error:
         raise UserError(f"--{name.replace('_', '-')}: {error}") from None
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return value
 
 
 def pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:

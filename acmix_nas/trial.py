@@ -83,23 +83,17 @@ def end(folder: Path, parameters: Mapping[str, Any], result: Mapping[str, Any]) 
 
 
 @trial.command("search")
-@options(SearchConfig, DataConfig, Recipe)
-def search_trial(
-    searchconfig: SearchConfig, dataconfig: DataConfig, recipe: Recipe, output: Output = None, check: Check = None
-) -> None:
+@options(SearchConfig)
+def search_trial(searchconfig: SearchConfig, output: Output = None, check: Check = None) -> None:
     """One search; NNI's parameters are options of it, such as seed and penalty."""
-
-    def configured(parameters: Mapping[str, Any]) -> SearchConfig:
-        groups = from_parameters(parameters, searchconfig, dataconfig, recipe)
-        return dataclasses.replace(groups[0], data=groups[1], recipe=groups[2])
-
     if check is not None:
         for parameters in corners(read_json(check, "search space")):
-            config = configured(parameters)
+            (config,) = from_parameters(parameters, searchconfig)
         make_space(config, ImageData(config.data).num_classes)
         return
     folder, parameters = begin(output)
-    end(folder, parameters, search(configured(parameters), folder, callbacks=[Reporter()], progress=False, resume=True))
+    (config,) = from_parameters(parameters, searchconfig)
+    end(folder, parameters, search(config, folder, callbacks=[Reporter()], progress=False, resume=True))
 
 
 def corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -111,9 +105,9 @@ def corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 @trial.command()
-@options(SearchConfig, DataConfig, Recipe)
+@options(SearchConfig)
 def evaluate(
-    searchconfig: SearchConfig, dataconfig: DataConfig, recipe: Recipe,
+    searchconfig: SearchConfig,
     supernet: Annotated[
         Path | None, typer.Option(help="folder of the supernet, which the first trial trains; beside the trials by default")
     ] = None,
@@ -123,7 +117,7 @@ def evaluate(
 
     The supernet is trained by uniform sampling of single paths; the options say how.
     """
-    config = dataclasses.replace(searchconfig, strategy="single_path", data=dataconfig, recipe=recipe)
+    config = dataclasses.replace(searchconfig, strategy="single_path")
     if check is not None:
         check_slots(config, read_json(check, "search space"))
         return

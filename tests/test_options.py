@@ -20,6 +20,17 @@ from acmix_nas.options import typed as given
 
 
 @dataclass(frozen=True)
+class Inner:
+    """More of it.
+
+    Args:
+        depth: how deep.
+    """
+
+    depth: int = 1
+
+
+@dataclass(frozen=True)
 class Group:
     """An example.
 
@@ -39,6 +50,7 @@ class Group:
     heads: int | Mapping[str, int] | None = None
     table: Mapping[str, Any] = field(default_factory=dict)
     flag: bool = False
+    inner: Inner = field(default_factory=Inner)
 
 
 def typed(*arguments: str) -> tuple[Any, str]:
@@ -70,6 +82,8 @@ def test_nothing_typed_gives_the_defaults() -> None:
     [
         (["--number", "5"], Group(number=5)),
         (["--words", "c, d"], Group(words=("c", "d"))),
+        (["--words", "c", "--words", "d,e"], Group(words=("c", "d", "e"))),
+        (["--depth", "7"], Group(inner=Inner(7))),
         (["--pair", "0.5,1"], Group(pair=(0.5, 1.0))),
         (["--heads", "8"], Group(heads=8)),
         (["--heads", "layer1.*=2,*=4"], Group(heads={"layer1.*": 2, "*": 4})),
@@ -102,12 +116,18 @@ def test_help_comes_from_the_docstring() -> None:
 
 @pytest.mark.parametrize("group", [SearchConfig, DataConfig, Recipe])
 def test_every_option_of_the_commands_has_its_help(group: type) -> None:
-    assert [name for name, f in _fields(group) if not _help(group, f.name)] == []
+    assert [name for name, owner, f in _fields(group) if not _help(owner, f.name)] == []
 
 
 def test_parameters_of_a_trial_replace_options() -> None:
-    search, recipe = from_parameters({"samples": 5, "seed": 7, "candidates": "conv,local"}, SearchConfig(), Recipe())
-    assert (search.samples, search.candidates, recipe.seed) == (5, ("conv", "local"), 7)
+    (search,) = from_parameters({"samples": 5, "seed": 7, "candidates": "conv,local"}, SearchConfig())
+    assert (search.samples, search.candidates, search.recipe.seed) == (5, ("conv", "local"), 7)
+
+
+def test_settings_are_checked_against_the_recipe_that_is_given_with_them() -> None:
+    (search,) = from_parameters({"epochs": 40, "arc_warmup": 30}, SearchConfig())
+    assert search == SearchConfig(arc_warmup=30, recipe=Recipe(epochs=40))
+    assert fill(SearchConfig, {"epochs": 40, "arc_warmup": 30}) == search
 
 
 def test_an_unknown_parameter_of_a_trial_is_named() -> None:
@@ -116,7 +136,7 @@ def test_an_unknown_parameter_of_a_trial_is_named() -> None:
 
 
 def test_names_are_those_of_the_options() -> None:
-    assert names(Group) == {"number", "words", "pair", "heads", "table", "flag"}
+    assert names(Group) == {"number", "words", "pair", "heads", "table", "flag", "depth"}
     assert {"data", "data_root", "lr"} < names(DataConfig, Recipe)
 
 
@@ -154,7 +174,7 @@ def test_pairs_that_are_typed_leave_the_other_keys_of_a_recipe(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lerning_rate: 1", "'lerning_rate' is no option of this command; it has backbone_args, flag, heads, number"),
+        ("lerning_rate: 1", "'lerning_rate' is no option of this command; it has backbone_args, depth, flag, heads, number"),
         ("number: many", "number must be a whole number; got 'many'"),
         ("number: true", "number must be a whole number; got True"),
         ("number: 2.5", "number must be a whole number; got 2.5"),
