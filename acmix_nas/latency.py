@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from acmix_nas.cost import CostTable, survey
 from acmix_nas.errors import UserError
 from acmix_nas.files import read_json, write_json
 from acmix_nas.fusion import fuse
+from acmix_nas.operators import native
 from acmix_nas.profile import device_name, device_of, milliseconds
 from acmix_nas.slot import Slot, make_operator, put
 
@@ -49,9 +51,9 @@ def timed(
 ) -> CostTable:
     """A table of the same costs and of latencies, in milliseconds a batch.
 
-    Operators are measured alone, in turns, and kept in `cache_file` by device, threads, versions, batch and shape; equal
-    slots on equal maps are measured once. What is no slot gets what is left of a few whole networks on average, measured
-    each time.
+    Operators are measured alone, in turns; equal slots on equal maps are measured once. What is no slot gets what is left of
+    a few whole networks on average. All is kept in `cache_file` by device, threads, versions, kernels, batch and shape, so
+    that a search under a budget goes on with the numbers that it began with.
 
     Args:
         table: of the network.
@@ -81,10 +83,13 @@ def timed(
         }
         for slot in slots
     }
-    entries = replace(table, costs=costs, rest_latency=0.0)
-    choices = _drawn(slots, WHOLE, seed=0)
-    whole = _typical(_whole(network, slots, choices, input_size, batch, place, repeats))
-    return replace(entries, rest_latency=median(ms - entries.total(c, "latency") for c, ms in zip(choices, whole, strict=True)))
+    entries, rest = replace(table, costs=costs, rest_latency=0.0), _rest_key(place, batch, network, slots, input_size)
+    if rest not in known:
+        choices = _drawn(slots, WHOLE, seed=0)
+        whole = _typical(_whole(network, slots, choices, input_size, batch, place, repeats))
+        known[rest] = median(ms - entries.total(choice, "latency") for choice, ms in zip(choices, whole, strict=True))
+        write_json(cache_file(), {"milliseconds": {**_cached(), **known}})
+    return replace(entries, rest_latency=known[rest])
 
 
 class Agreement(NamedTuple):
@@ -186,8 +191,20 @@ def _typical(times: np.ndarray) -> list[float]:
 def _key(place: torch.device, batch: int, slot: Slot, operator: str, size: tuple[int, int]) -> str:
     """Everything that a latency depends on."""
     shape = replace(slot, name="", candidates=(operator,))
-    versions = f"torch {torch.__version__}, acmix-nas {metadata.version('acmix-nas')}"
-    return f"{device_name(place)}, {torch.get_num_threads()} threads, {versions}, batch {batch}, {size}: {shape}"
+    return f"{_conditions(place, batch)}, {size}: {shape}"
+
+
+def _rest_key(
+    place: torch.device, batch: int, network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int]
+) -> str:  # fmt: skip
+    """Everything that what is no slot depends on."""
+    of = hashlib.sha256(f"{network} {[*slots]}".encode()).hexdigest()[:16]
+    return f"{_conditions(place, batch)}, {tuple(input_size)}: the rest of {type(network).__name__} {of}"
+
+
+def _conditions(place: torch.device, batch: int) -> str:
+    versions = f"torch {torch.__version__}, acmix-nas {metadata.version('acmix-nas')}, kernels {native.build()}"
+    return f"{device_name(place)}, {torch.get_num_threads()} threads, {versions}, batch {batch}"
 
 
 def _cached() -> dict[str, float]:

@@ -14,6 +14,7 @@ from acmix_nas.errors import UserError
     ("macs=1.2M", {"macs": 1.2e6}), ("macs=1200000", {"macs": 1.2e6}), ("params=300k", {"parameters": 3e5}),
     ("parameters = 2 G", {"parameters": 2e9}), ("latency=3ms", {"latency": 3.0}), ("latency=0.003s", {"latency": 3.0}),
     ("latency=300us", {"latency": 0.3}), ("macs=1.2e6", {"macs": 1.2e6}),
+    ("macs=1M,latency=3ms", {"macs": 1e6, "latency": 3.0}),
 ])  # fmt: skip
 def test_a_limit_is_read_with_its_unit(text: str, expected: dict[str, float]) -> None:
     assert parse_budget([text]) == pytest.approx(expected)

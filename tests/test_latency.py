@@ -63,8 +63,29 @@ def test_equal_slots_on_equal_maps_are_measured_once(backbone: nn.Module, monkey
     slots = [replace(slot, shift=False) for slot in CUED.slots]
     timed(CUED.costs, backbone, slots, SIZE, repeats=1, device="cpu")
     assert measured[0] == 2 * 3  # two shapes, three candidates
-    timed(CUED.costs, backbone, slots, SIZE, repeats=1, device="cpu")
-    assert measured[1:] == [latency.WHOLE] * 2  # the second time all from the cache, but for whole networks
+    assert measured[1:] == [latency.WHOLE]
+
+
+def test_what_was_measured_is_not_measured_again(backbone: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = table_of(backbone)
+    monkeypatch.setattr(latency, "_interleaved", None)
+    again = table_of(timm.create_model("cued_net"))
+    assert (again.costs, again.rest_latency) == (first.costs, first.rest_latency)
+
+
+def test_the_rest_of_another_network_is_measured(backbone: nn.Module) -> None:
+    table_of(backbone)
+    before = len(json.loads(cache_file().read_text())["milliseconds"])
+    table_of(timm.create_model("cued_net", num_classes=7))
+    assert len(json.loads(cache_file().read_text())["milliseconds"]) == before + 1
+
+
+def test_the_cache_tells_kernels_apart(backbone: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    table_of(backbone)
+    before = len(json.loads(cache_file().read_text())["milliseconds"])
+    monkeypatch.setattr("acmix_nas.operators.native.build", lambda: "none")
+    table_of(backbone)
+    assert len(json.loads(cache_file().read_text())["milliseconds"]) == 2 * before
 
 
 def test_the_cache_tells_threads_apart(backbone: nn.Module) -> None:

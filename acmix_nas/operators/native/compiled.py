@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch._guards import detect_fake_mode
 
-__all__ = ["LANES", "at", "call", "library", "runs_on"]
+__all__ = ["LANES", "at", "build", "call", "library", "runs_on"]
 
 LANES = 16
 """Queries in a vector."""
@@ -91,3 +91,9 @@ def call(name: str, *arguments: Any) -> None:
     """
     if getattr(library(), name)(*arguments, torch.get_num_threads()):
         raise MemoryError(f"{name} could not get the memory that it works in")
+
+
+def build() -> str:
+    """Which kernels run: the name of the compiled file, or "none"."""
+    found = library()
+    return "none" if found is None else Path(found._name).stem
