@@ -10,6 +10,7 @@ from typing import Any
 
 from acmix_nas.budget import parse_budget
 from acmix_nas.classification import Recipe
+from acmix_nas.cost import MEASURES
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError, one_of
 from acmix_nas.files import provenance, read_json, write_json
@@ -52,7 +53,7 @@ class SearchConfig:
         strategy: "single_path": a supernet of uniformly sampled paths ranks the architectures; "darts", "gumbel" and
             "proxyless": a distribution over them is trained with the supernet; "random": no supernet, a race alone.
         penalty: weight of the expected cost, of darts.
-        cost: what the penalty counts, "macs" or "parameters".
+        cost: what the penalty counts, "macs", "parameters" or "latency" (measured on the machine at hand).
         darts_order: 1 moves the architecture by the weights as they are; 2 by what they will be after their next step, for
             the price of three more gradients.
         temperature: of gumbel, in the first and in the last epoch.
@@ -133,6 +134,13 @@ class SearchConfig:
             raise UserError(f"darts_order 2 needs strategy darts; got strategy={self.strategy!r}")
         if self.darts_order == 2 and self.recipe.precision != "32-true":
             raise UserError(f"darts_order 2 needs precision 32-true: it takes differences; got {self.recipe.precision!r}")
+        if self.cost not in MEASURES:
+            raise one_of("cost", self.cost, MEASURES)
+        if self.differentiable and self.recipe.precision == "16-mixed" and self.recipe.clip_grad:
+            raise UserError(
+                f"clip_grad must be left out with strategy {self.strategy} in 16-mixed, whose gradients are scaled when "
+                f"they are clipped; got {self.recipe.clip_grad}; or take bf16-mixed"
+            )
         if self.selection not in SELECTIONS:
             raise one_of("selection", self.selection, SELECTIONS)
         if self.selection != "argmax" and self.strategy != "darts":

@@ -33,22 +33,28 @@ def normalised_sum(
         pairs: the maps that stand together in some candidate.
     """
     first = norms[0]
-    if first.training:
-        mean, variance, covariance = _moments(maps, pairs)
-        means = strengths @ mean  # (candidates, C)
-        variances = strengths.square() @ variance
-        if pairs:
-            products = torch.stack([strengths[:, a] * strengths[:, b] for a, b in pairs], dim=1)  # (candidates, pairs)
-            variances = (variances + 2 * products @ covariance).clamp(min=0)
-        _track(norms, means.detach(), variances.detach(), maps[0][:, 0].numel())
-    else:
-        means = torch.stack([_statistic(norm.running_mean) for norm in norms])
-        variances = torch.stack([_statistic(norm.running_var) for norm in norms])
-    weighted = weights[:, None] * (variances + first.eps).rsqrt()
-    factors, shift = strengths.T @ weighted, -(weighted * means).sum(0)
-    if first.affine:
-        factors, shift = factors * first.weight, shift * first.weight + first.bias * weights.sum()
-    return _combine(maps, factors, shift)
+    with torch.autocast(maps[0].device.type, enabled=False):  # small sums, of which digits cancel
+        strengths, weights = _exact(strengths), _exact(weights)
+        if first.training:
+            mean, variance, covariance = _moments(maps, pairs)
+            means = strengths @ mean  # (candidates, C)
+            variances = strengths.square() @ variance
+            if pairs:
+                products = torch.stack([strengths[:, a] * strengths[:, b] for a, b in pairs], dim=1)  # (candidates, pairs)
+                variances = (variances + 2 * products @ covariance).clamp(min=0)
+            _track(norms, means.detach(), variances.detach(), maps[0][:, 0].numel())
+        else:
+            means = torch.stack([_exact(_statistic(norm.running_mean)) for norm in norms])
+            variances = torch.stack([_exact(_statistic(norm.running_var)) for norm in norms])
+        weighted = weights[:, None] * (variances + first.eps).rsqrt()
+        factors, shift = strengths.T @ weighted, -(weighted * means).sum(0)
+        if first.affine:
+            factors, shift = factors * first.weight, shift * first.weight + first.bias * weights.sum()
+        return _combine(maps, factors, shift)
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _statistic(of: Tensor | None) -> Tensor:
@@ -63,7 +69,7 @@ def _in_c(maps: Sequence[Tensor]) -> bool:
 def _moments(maps: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
     if _in_c(maps):
         return native.moments(maps, pairs)
-    exact = [x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in maps]
+    exact = [_exact(x) for x in maps]
     found = [torch.var_mean(x, (0, 2, 3), correction=0) for x in exact]
     mean, variance = torch.stack([mean for _, mean in found]), torch.stack([variance for variance, _ in found])
     about = {index: exact[index] - mean[index][:, None, None] for index in {index for pair in pairs for index in pair}}
@@ -88,5 +94,5 @@ def _track(norms: Sequence[nn.BatchNorm2d], means: Tensor, variances: Tensor, im
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.add_(1)
         share = norm.momentum if norm.momentum is not None else 1 / norm.num_batches_tracked.item()
-        _statistic(norm.running_mean).lerp_(mean, share)
-        _statistic(norm.running_var).lerp_(variance, share)
+        for running, now in ((_statistic(norm.running_mean), mean), (_statistic(norm.running_var), variance)):
+            running.lerp_(now.to(running.dtype), share)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,11 +15,13 @@ from typing_extensions import Self
 from acmix_nas.data import ImageData
 from acmix_nas.slot import Slot, put
 from acmix_nas.supernet import Candidates
-from acmix_nas.train import seed_all
+from acmix_nas.train import judging_device, seed_all
 
 __all__ = ["Judge", "Ranker"]
 
 CALIBRATION = 640
+"""Images that statistics are computed from, or as many as have so many pixels: they are in one batch."""
+PIXELS = CALIBRATION * 64**2
 MEMORY = 2 * 2**30
 
 
@@ -82,7 +85,7 @@ class Judge:
         backbone: with a module that has `candidates` at every slot, as one-shot strategies leave it; a copy is used.
         slots: of the backbone.
         calibration: (B, 3, S, S) training images for the statistics; None leaves the supernet's.
-        batches: (images, labels) to be judged by.
+        batches: (images, labels) to be judged by, the same whenever they are asked for.
     """
 
     def __init__(
@@ -93,26 +96,28 @@ class Judge:
         batches: Iterable[tuple[Tensor, Tensor]],
     ) -> None:
         self.network = copy.deepcopy(backbone).eval()
-        self.slots, self.calibration, self.batches = slots, calibration, list(batches)
+        self.slots, self.calibration, self.batches = slots, calibration, batches
         self.norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
         for norm in self.norms:
             norm.momentum = 1.0  # the statistics are those of the last batch
 
     @classmethod
     def of(cls, backbone: nn.Module, slots: Sequence[Slot], data: ImageData, recalibrated: bool = True) -> Self:
-        """One that judges by the search-validation part, on the device of the backbone; the same images in every call."""
-        device = next(backbone.parameters()).device
-        batches = [(x.to(device), y.to(device)) for x, y in data.val_dataloader()]
-        if not recalibrated:
-            return cls(backbone, slots, None, batches)
-        images, count = [], 0
-        seed_all(data.seed)
-        for x, _ in data.train_dataloader():
-            images.append(x.to(device))
-            count += len(x)
-            if count >= CALIBRATION:
-                break
-        return cls(backbone, slots, torch.cat(images)[:CALIBRATION], batches)
+        """One that judges by the search-validation part, on its `judging_device`; the same images in every call."""
+        device = judging_device(backbone)
+        loader = data.val_dataloader()
+        size = data.in_chans * data.image_size**2
+        few = len(loader) * (loader.batch_size or 1) * size * 4 <= MEMORY  # float32
+        batches = [(x.to(device), y.to(device)) for x, y in loader] if few else loader
+        calibration = None
+        if recalibrated:
+            seed_all(data.seed)
+            number = min(CALIBRATION, -(-PIXELS // data.image_size**2))
+            drawn = itertools.chain.from_iterable(x for x, _ in data.train_dataloader())
+            calibration = torch.stack(list(itertools.islice(drawn, number))).to(device)
+        judge = cls(backbone, slots, calibration, batches)
+        judge.network.to(device)
+        return judge
 
     def candidates_at(self, slot: Slot) -> Candidates:
         """Those of the copy, while the slot is as the strategy left it."""
@@ -133,9 +138,10 @@ class Judge:
             for norm in self.norms:
                 norm.eval()
         right = images = 0
+        device = next(self.network.parameters()).device
         for number, (x, y) in enumerate(self.batches):
             self.begin(("judged", number))
-            right += int((self.network(x).argmax(1) == y).sum())
+            right += int((self.network(x.to(device)).argmax(1) == y.to(device)).sum())
             images += len(y)
         return right / images
 
@@ -176,5 +182,6 @@ class Ranker(Judge):
         """The choices in the order in which they share most."""
         if not self.order:
             self.memo.begin(("order", 0))
-            self.network(self.batches[0][0][:2])
+            x, _ = next(iter(self.batches))
+            self.network(x[:2].to(next(self.network.parameters()).device))
         return sorted(map(dict, choices), key=lambda choice: [choice[name] for name in self.order])

@@ -36,7 +36,7 @@ from acmix_nas.data import ImageData
 from acmix_nas.decision import Decision
 from acmix_nas.derive import derive, inherit, log_probabilities, ranked, spread
 from acmix_nas.errors import UserError
-from acmix_nas.files import provenance, read_json, save_tensors, write_json
+from acmix_nas.files import provenance, read_json, save_tensors, unused, write_json
 from acmix_nas.finished import RANKING
 from acmix_nas.latency import timed
 from acmix_nas.perturbation import Perturbation
@@ -51,6 +51,8 @@ DRAWS = 10_000
 COLLAPSE = "collapse.json"
 HALF_TIME = "half-time.json"
 INHERITED = "inherited.pt"
+BEGUN = ("supernet.pt", "checkpoints/last.ckpt", "race")
+"""What tells that a search was begun in a folder."""
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
 
@@ -62,8 +64,12 @@ def make_space(config: SearchConfig, num_classes: int) -> HybridSpace:
     return HybridSpace(config.backbone, config.candidates, config.slots, config.heads, config.share, arguments)
 
 
-def make_strategy(config: SearchConfig) -> OneShotStrategy:
-    """The strategy; a fresh one, since it remembers the space it changed."""
+def make_strategy(config: SearchConfig, table: CostTable | None = None) -> OneShotStrategy:
+    """The strategy; a fresh one, since it remembers the space it changed.
+
+    Args:
+        table: the costs that a penalty counts.
+    """
     if config.strategy == "single_path":
         return SinglePath(warmup_epochs=config.warmup)
     arguments: dict[str, Any] = {
@@ -72,7 +78,7 @@ def make_strategy(config: SearchConfig) -> OneShotStrategy:
         "gradient_clip_val": config.recipe.clip_grad,
     }
     if config.strategy == "darts":
-        return DARTS(penalty=config.penalty, cost=config.cost, order=config.darts_order, **arguments)
+        return DARTS(penalty=config.penalty, cost=config.cost, table=table, order=config.darts_order, **arguments)
     if config.strategy == "gumbel":
         return Gumbel(temperature=config.temperature, **arguments)
     return Proxyless(**arguments)
@@ -138,6 +144,25 @@ class SearchTask(Classification, LightningModule):
         super()._record("val" if part == "train" and self.held_out else part, loss, logits, labels)
 
 
+def begin(config: SearchConfig, folder: Path, resume: bool) -> None:
+    """Write what a search in this folder is begun with, where none was.
+
+    Raises:
+        UserError: where the folder holds an unfinished search that is not to be resumed, or one of other settings, or an
+            architecture that is no search's.
+    """
+    if any((folder / name).exists() for name in BEGUN):
+        if not resume:
+            raise UserError(f"folder {str(folder)!r} holds an unfinished search; resume it, or take another folder")
+        if SearchConfig.load(folder) != config:
+            raise UserError(
+                f"folder {str(folder)!r} holds a search of other settings; resume it with those, or take another folder"
+            )
+        return
+    unused(folder / "architecture.json", folder / "network.pt")
+    config.save(folder)
+
+
 def train_supernet(
     config: SearchConfig,
     data: ImageData,
@@ -159,23 +184,15 @@ def train_supernet(
     A supernet that is trained already is only loaded.
 
     Raises:
-        UserError: where the folder holds an unfinished search that is not to be resumed, or one of other settings.
+        UserError: as `begin` does.
     """
     done, last = folder / "supernet.pt", folder / "checkpoints" / "last.ckpt"
-    begun = done.exists() or last.exists()
-    if begun and not resume:
-        raise UserError(f"folder {str(folder)!r} holds an unfinished search; resume it, or take another folder")
-    if begun and SearchConfig.load(folder) != config:
-        raise UserError(
-            f"folder {str(folder)!r} holds a search of other settings; resume it with those, or take another folder"
-        )
-    strategy = make_strategy(config)
+    begin(config, folder, resume)
+    strategy = make_strategy(config, costs_of(config, space, data) if config.penalty else None)
     strategy.mutate_model(space)
     if done.exists():
         space.load_state_dict(torch.load(done, map_location="cpu", weights_only=True))
         return
-    if not begun:
-        config.save(folder)
     images = SearchImages(data, alternating=config.differentiable)
     task = SearchTask(config.recipe, data.num_classes, images)
     bias = BiasLogger(folder, network=lambda: space.backbone, every=config.recipe.epochs)
@@ -184,7 +201,7 @@ def train_supernet(
     if config.differentiable:
         options.pop("gradient_clip_val")  # NNI's loop is manual: the strategy clips
     options |= trainer_kwargs or {}
-    if options.get("strategy") == "ddp":
+    if options["devices"] != 1 and options.get("strategy", "auto") in ("auto", "ddp"):
         # A step of the architecture or of one path leaves weights without a gradient, which plain DDP takes for an error.
         options["strategy"] = "ddp_find_unused_parameters_true"
     with quiet(), quiet_nni(), running():
@@ -276,7 +293,7 @@ def search(
     probabilities: dict[str, dict[str, float]] = {}
     scores: dict[str, dict[str, float]] = {}
     if config.strategy == "random":
-        config.save(folder)
+        begin(config, folder, resume)
         choices = uniform(config, space, table)
     else:
         train_supernet(
@@ -299,7 +316,7 @@ def search(
     if config.strategy != "random":
         network, metric["inherited_val_accuracy"] = judge(space, choice, data)
         save_tensors(folder / "network.pt", network.state_dict())
-    if len(choices) > 1:
+    if len(choices) > 1 or config.strategy == "random":
         best, trained = race(config, data, space, choices, folder / "race", progress)
         choice, metric = choices[best], {"val_accuracy": trained["val_accuracy"]}
         shutil.copyfile(folder / "race" / str(best + 1) / "network.pt", folder / "network.pt")
@@ -326,7 +343,7 @@ def costs_of(config: SearchConfig, space: HybridSpace, data: ImageData) -> CostT
     """The costs of the space, with latencies of this machine where the settings ask for them."""
     size = (data.in_chans, data.image_size, data.image_size)
     table = CostTable.of(space.backbone, space.slots, size)
-    if "latency" not in config.limits and config.cost != "latency":
+    if "latency" not in config.limits and not (config.penalty and config.cost == "latency"):
         return table
     backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": data.num_classes})
     open_blocks(backbone)
@@ -408,13 +425,17 @@ def rank(config: SearchConfig, space: HybridSpace, data: ImageData, table: CostT
             judged.append((choice, ranker.accuracy(choice)))
     else:
         proposals = evolution(config, space, table)
-        for _ in track(range(config.samples), "evolving", console=console, disable=not progress, transient=True):
-            choice = proposals.ask()
+        for number in track(range(config.samples), "evolving", console=console, disable=not progress, transient=True):
+            try:
+                choice = proposals.ask()
+            except UserError:  # fewer are within the budget than samples, or so few that draws do not find them
+                if number:
+                    break
+                choice = cheapest(table, config.limits)
             accuracy = ranker.accuracy(choice)
             proposals.tell(choice, accuracy)
             judged.append((choice, accuracy))
-    unique = {tuple(choice.values()): (choice, accuracy) for choice, accuracy in judged}
-    return sorted(unique.values(), key=lambda pair: -pair[1])
+    return sorted(judged, key=lambda pair: -pair[1])
 
 
 def write_ranking(path: Path, judged: Judged, table: CostTable) -> Path:

@@ -233,11 +233,29 @@ def _modes_kept(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def judging_device(network: nn.Module) -> torch.device:
+    """Where a network is judged: where it is, or on the GPU if there is one, since Lightning leaves networks on the CPU."""
+    home = next(network.parameters()).device
+    return torch.device("cuda") if home.type == "cpu" and torch.cuda.is_available() else home
+
+
+@contextmanager
+def _judged(network: nn.Module) -> Iterator[torch.device]:
+    """Device and modes are afterwards what they were."""
+    home, device = next(network.parameters()).device, judging_device(network)
+    with _modes_kept(network):
+        network.to(device)
+        try:
+            yield device
+        finally:
+            network.to(home)
+
+
 @torch.no_grad()
 def evaluate(network: nn.Module, data: ImageData, part: str = "test", progress: bool = False) -> dict[str, float]:
     """Accuracy (from 0 to 1), cross-entropy loss and number of the images of a part, "validation" or "test".
 
-    It runs on the network's device, or on the GPU if there is one; modes and device are afterwards what they were.
+    It runs on its `judging_device`; modes and device are afterwards what they were.
 
     Raises:
         UserError: for another part.
@@ -245,23 +263,18 @@ def evaluate(network: nn.Module, data: ImageData, part: str = "test", progress: 
     loaders = {"validation": data.val_dataloader, "test": data.test_dataloader}
     if part not in loaders:
         raise one_of("part", part, loaders)
-    home = next(network.parameters()).device
-    device = torch.device("cuda") if home.type == "cpu" and torch.cuda.is_available() else home
     right = loss = 0.0
     images = 0
     batches: Iterable[Any] = loaders[part]()
     if progress:
         batches = track(batches, part, console=Console(stderr=True), transient=True)
-    with _modes_kept(network):
-        network.eval().to(device)
-        try:
-            for x, y in batches:
-                logits, labels = network(x.to(device)).float(), y.to(device)
-                right += int((logits.argmax(1) == labels).sum())
-                loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-                images += len(labels)
-        finally:
-            network.to(home)
+    with _judged(network) as device:
+        network.eval()
+        for x, y in batches:
+            logits, labels = network(x.to(device)).float(), y.to(device)
+            right += int((logits.argmax(1) == labels).sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+            images += len(labels)
     return {"accuracy": right / images, "loss": loss / images, "images": images}
 
 
@@ -269,7 +282,8 @@ def evaluate(network: nn.Module, data: ImageData, part: str = "test", progress: 
 def recalibrate(network: nn.Module, loader: Iterable[Any], batches: int = 50) -> None:
     """Estimate the statistics of every batch norm anew: the plain mean over so many training batches.
 
-    A network taken from a supernet carries the statistics of other paths. Modes and momenta are afterwards what they were.
+    A network taken from a supernet carries the statistics of other paths. It runs on its `judging_device`; modes, momenta and
+    device are afterwards what they were.
     """
-    with _modes_kept(network):
-        update_bn(itertools.islice(loader, batches), network, next(network.parameters()).device)
+    with _judged(network) as device:
+        update_bn(itertools.islice(loader, batches), network, device)

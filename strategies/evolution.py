@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from acmix_nas.errors import UserError
@@ -56,16 +56,14 @@ class RegularizedEvolution:
         Raises:
             UserError: where draws find none within the budget, or none that was not asked for.
         """
-        parent = None
-        if len(self.alive) == self.population:
-            drawn = self.generator.sample(list(self.alive), min(self.tournament, self.population))
-            parent = max(drawn, key=lambda pair: pair[1])[0]
-        for tried in range(TRIES):
-            operators = self._uniform() if parent is None else self._mutant(parent, 1 + tried * len(self.candidates) // TRIES)
-            choice = dict(zip(self.candidates, operators, strict=True))
-            if operators not in self.asked and self.feasible(choice):
-                self.asked.add(operators)
-                return choice
+        for parent in self._parents():
+            for tried in range(TRIES):
+                slots = 1 + tried * len(self.candidates) // TRIES
+                operators = self._uniform() if parent is None else self._mutant(parent, slots)
+                choice = dict(zip(self.candidates, operators, strict=True))
+                if operators not in self.asked and self.feasible(choice):
+                    self.asked.add(operators)
+                    return choice
         raise UserError(
             f"budget leaves nothing new: {TRIES} draws found no architecture within it besides {len(self.asked)} known"
         )
@@ -75,6 +73,14 @@ class RegularizedEvolution:
         operators = tuple(choice[slot] for slot in self.candidates)
         self.asked.add(operators)
         self.alive.append((operators, score))
+
+    def _parents(self) -> Iterator[Operators | None]:
+        """Of whom to ask for a mutant; None for a uniform draw, while the population grows and as long as draws find any."""
+        if len(self.alive) < self.population:
+            yield None
+        if self.alive:
+            drawn = self.generator.sample(list(self.alive), min(self.tournament, len(self.alive)))
+            yield max(drawn, key=lambda pair: pair[1])[0]
 
     def _uniform(self) -> Operators:
         return tuple(self.generator.choice(names) for names in self.candidates.values())

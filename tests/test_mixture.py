@@ -108,3 +108,27 @@ def test_lower_precision_is_measured_in_float32(dtype: torch.dtype) -> None:
     out = by_moments(**{**of, "maps": [x.to(dtype) for x in of["maps"]]})
     assert out.dtype == dtype
     torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_under_autocast_statistics_stay_in_float32(training: bool) -> None:
+    of = case(6, torch.float32, affine=True)
+    for norm in of["norms"]:
+        norm.train(training)
+    plain = copy.deepcopy(of)
+    expected = plainly(**plain)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = by_moments(**{**of, "maps": [x.bfloat16() for x in of["maps"]]})
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.1)
+    for mine, theirs in zip(of["norms"], plain["norms"], strict=True):
+        torch.testing.assert_close(mine.running_var, theirs.running_var, rtol=1e-2, atol=1e-2)
+
+
+def test_a_network_of_lower_precision_throughout() -> None:
+    of = case(6, torch.float32)
+    expected = plainly(**copy.deepcopy(of))
+    low = {name: [x.bfloat16() for x in of[name]] for name in ("maps", "norms")}
+    out = by_moments(**low, strengths=of["strengths"].bfloat16(), weights=of["weights"].bfloat16())
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.1)
