@@ -527,15 +527,16 @@ def assess(
     from acmix_nas.benchmark.assess import assess as run_assessment
     from acmix_nas.benchmark.assess import check_strategies, report
 
-    check_strategies(strategy)
+    chosen = space_of(space)
+    check_strategies(strategy, chosen)
     folder = folder_for(output, "assessment")
     if table is not None:
         trained = Table.load(table)
-        trained = trained.of(trained_for(space_of(space), trained.space.config.race_epochs))
+        trained = trained.of(trained_for(chosen, trained.space.config.race_epochs))
     elif space in NAMED:
         trained = shipped(space)
     else:
-        trained = tabulate(space_of(space), folder / "table.json", seeds=2, sample=sample, workers=workers)
+        trained = tabulate(chosen, folder / "table.json", seeds=2, sample=sample, workers=workers)
     outcomes = run_assessment(trained, strategy, seeds, folder / "assessment.json", workers, warm)
     for screen in report(trained, outcomes, folder / "assessment.md"):
         out.print(screen)

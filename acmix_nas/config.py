@@ -207,6 +207,10 @@ class SearchConfig:
         warmup, least = min(recipe.warmup_epochs, epochs), min(recipe.min_lr, lr)
         return replace(recipe, epochs=epochs, lr=lr, warmup_epochs=warmup, min_lr=least)
 
+    def distance(self, slots: int) -> int:
+        """In how many of so many slots a finalist of the second half differs from all before it."""
+        return max(1, min(self.apart, slots // 2))
+
     @property
     def half_time(self) -> int:
         """Epochs after which a race is cut; 0 where it is not."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 from collections.abc import Mapping
-from multiprocessing import get_context
-from multiprocessing.pool import AsyncResult
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from acmix_nas.retrain import data_of, retrain
 from acmix_nas.slot import OperatorName
 from acmix_nas.terminal import console, mean_and_deviation
 from acmix_nas.train import evaluate
+from acmix_nas.workers import workers
 
 __all__ = ["EXPERIMENT", "demo", "references"]
 
@@ -117,23 +117,22 @@ class Trainings:
 
     def __init__(self, space: Space, folder: Path, seeds: int) -> None:
         self.space, self.folder, self.seeds = space, folder, seeds
-        workers = 1 if torch.cuda.is_available() else torch.get_num_threads()
-        self.pool = get_context("spawn").Pool(workers, torch.set_num_threads, (1,))
-        self.running: dict[tuple[str, int], AsyncResult[dict[str, Any]]] = {}
+        self.block = workers(1 if torch.cuda.is_available() else torch.get_num_threads())
+        self.running: dict[tuple[str, int], Future[dict[str, Any]]] = {}
 
     def __enter__(self) -> Self:
+        self.pool = self.block.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.pool.terminate()
-        self.pool.join()
+    def __exit__(self, *error: Any) -> None:
+        self.block.__exit__(*error)
 
     def start(self, architectures: Mapping[str, Architecture]) -> None:
         """Begin to train these."""
         for seed in range(self.seeds):
             for name, architecture in architectures.items():
                 job = (self.space, architecture, seed, trained(self.folder, name, seed))
-                self.running[name, seed] = self.pool.apply_async(train_one, job)
+                self.running[name, seed] = self.pool.submit(train_one, *job)
 
     def results(self) -> dict[str, list[dict[str, Any]]]:
         """What `retrain` returned of each architecture, by seed, once all have ended."""
@@ -141,7 +140,7 @@ class Trainings:
         with Progress(TextColumn("trainings"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bar:
             task = bar.add_task("", total=len(self.running))
             for (name, _), result in sorted(self.running.items(), key=lambda one: one[0][1]):
-                results.setdefault(name, []).append(result.get())
+                results.setdefault(name, []).append(result.result())
                 bar.advance(task)
         return results
 

@@ -305,11 +305,11 @@ def search(
         if config.differentiable:
             probabilities, scores = judged_slots(config, space, data, progress)
             likely = scores or log_probabilities(probabilities)
-            choices = ranked(likely, table, config.limits, config.finalists, apart(config, space.slots))
+            choices = ranked(likely, table, config.limits, config.finalists, config.distance(len(space.slots)))
         else:
             judged = rank(config, space, data, table, progress)
             write_ranking(folder / RANKING, judged, table)
-            choices = spread((choice for choice, _ in judged), config.finalists, apart(config, space.slots))
+            choices = spread((choice for choice, _ in judged), config.finalists, config.distance(len(space.slots)))
     seconds = {"shortlist": round(perf_counter() - start, 2)}
     metric: dict[str, float] = {}
     choice = choices[0]
@@ -362,11 +362,6 @@ def cheapest(table: CostTable, limits: Mapping[str, float]) -> dict[str, str]:
 def within(table: CostTable, limits: Mapping[str, float], choice: Mapping[str, str]) -> bool:
     """Whether an architecture meets every limit."""
     return all(table.total(choice, name) <= limit for name, limit in limits.items())
-
-
-def apart(config: SearchConfig, slots: Sequence[Any]) -> int:
-    """In how many slots finalists differ."""
-    return max(1, min(config.apart, len(slots) // 2))
 
 
 def judged_slots(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,10 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table as Screen
 
-from acmix_nas.benchmark.spaces import VARIANTS, Choice
+from acmix_nas.benchmark.spaces import VARIANTS, Choice, Space
 from acmix_nas.benchmark.table import Interval, Table, bootstrap, fits, kendall
 from acmix_nas.benchmark.tabulate import spent
 from acmix_nas.config import STRATEGIES, SearchConfig
@@ -25,6 +23,7 @@ from acmix_nas.derive import log_probabilities, spread
 from acmix_nas.errors import UserError, one_of
 from acmix_nas.files import provenance, read_json, write_json, write_text
 from acmix_nas.terminal import console
+from acmix_nas.workers import each
 
 __all__ = ["Outcome", "Row", "assess", "outcome_of", "rows"]
 
@@ -127,7 +126,7 @@ def outcome_of(table: Table, strategy: str, seed: int, warm: int = 0) -> Outcome
     handed = {}
     for budget in budgets(table) if config.warm else []:
         start = spent()
-        finalists = best_of(table, scores, budget, FINALISTS, config.apart)
+        finalists = best_of(table, scores, budget, FINALISTS, config.distance(len(space.slots)))
         slots = [table.space.by_slot(choice) for choice in finalists]
         with TemporaryDirectory() as folder:
             i, found_out = race(replace(config, finalists=len(slots)), data, space, slots, Path(folder), progress=False)
@@ -146,8 +145,8 @@ def budgets(table: Table) -> list[Mapping[str, float]]:
     return [{}, table.space.budget] if table.space.budget else [{}]
 
 
-def check_strategies(names: Sequence[str]) -> None:
-    """Whether these can be assessed.
+def check_strategies(names: Sequence[str], space: Space) -> None:
+    """Whether these can be assessed on a space.
 
     Raises:
         UserError: naming the one that cannot; random search needs no name, since every table has it.
@@ -155,6 +154,7 @@ def check_strategies(names: Sequence[str]) -> None:
     for name in names:
         if name not in SEARCHED:
             raise one_of("strategy", name, SEARCHED)
+        space.search(name, 0)
 
 
 def assess(
@@ -173,25 +173,28 @@ def assess(
 
     Raises:
         UserError: where the file is of another space, or a number has no meaning.
+        BrokenRun: where a worker was killed.
     """
     for name, value, least in (("seeds", seeds, 1), ("workers", workers, 1), ("warm", warm, 0)):
         if value < least:
             raise UserError(f"{name} must be at least {least}; got {name}={value}")
     warm = min(warm, len(table.choices))
-    searches = {name: _shape(table.space.search(name, 0)) for name in SEARCHED}
-    of = {"space": table.space.name, "settings": table.space.settings, "searches": searches}
+    searches = {name: _shape(table.space.search(name, 0)) for name in strategies}
+    of = {"space": table.space.name, "settings": table.space.settings}
     outcomes: dict[tuple[str, int], Outcome] = {}
     if path.exists():
         content = read_json(path, "assessment")
-        content["searches"] = {**searches, **content.get("searches", {})}  # strategies may have come since
-        if {key: content.get(key) for key in of} != of:
+        begun = content.get("searches", {})
+        other = any(begun.get(name, shape) != shape for name, shape in searches.items())
+        if other or {key: content.get(key) for key in of} != of:
             raise UserError(f"assessment {str(path)!r} is of another space, or of other settings; take another file")
+        searches = {**begun, **searches}
         outcomes = {(one["strategy"], one["seed"]): Outcome.of_json(one) for one in content["outcomes"]}
     asked = [(name, seed) for seed in range(seeds) for name in strategies]
     missing = [one for one in asked if one not in outcomes or len(outcomes[one].warm) < warm]
-    for outcome in _searched(table, missing, workers, warm, search):
+    for outcome in each(search, [(table, *one, warm) for one in missing], workers):
         outcomes[outcome.strategy, outcome.seed] = outcome
-        write_json(path, {**provenance(), **of, "outcomes": [asdict(one) for one in outcomes.values()]})
+        write_json(path, {**provenance(), **of, "searches": searches, "outcomes": [asdict(one) for one in outcomes.values()]})
         console.print(f"{outcome.strategy}, seed {outcome.seed}: {outcome.seconds:.0f} s")
     return [outcomes[one] for one in asked]
 
@@ -203,24 +206,6 @@ def _shape(config: SearchConfig) -> dict[str, Any]:
         race = {"epochs": config.race.epochs, "lr": config.race.lr, "cut": config.race_cut, "apart": config.apart}
         shape["race"] = {"finalists": FINALISTS, **race}
     return shape
-
-
-def _searched(table: Table, missing: Sequence[tuple[str, int]], workers: int, warm: int, search: Any) -> Any:
-    if workers == 1 or len(missing) < 2:
-        yield from (search(table, *one, warm) for one in missing)
-        return
-    with multiprocessing.get_context("spawn").Pool(workers, _one_thread) as pool:
-        yield from pool.imap_unordered(_call, [(search, table, *one, warm) for one in missing])
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _call(arguments: tuple[Any, ...]) -> Outcome:
-    search, *rest = arguments
-    outcome: Outcome = search(*rest)
-    return outcome
 
 
 @dataclass(frozen=True)
@@ -256,6 +241,7 @@ def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) 
     the table: the validation accuracy of one of its seeds decides, and its seconds are counted.
     """
     made = []
+    distance = table.space.config.distance(len(table.space.slots))
     strategies = dict.fromkeys(outcome.strategy for outcome in outcomes)
     for budget, way in itertools.product(budgets(table), WAYS):
         best = table.accuracy(table.best(budget))
@@ -270,7 +256,7 @@ def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) 
                     choice, accuracy, took = handed.choice, handed.test, handed.seconds
                 else:
                     count = finalists if way == RACE else 1
-                    shortlist = best_of(table, outcome.scores, budget, count, table.space.config.apart)
+                    shortlist = best_of(table, outcome.scores, budget, count, distance)
                     choice, took = race(table, shortlist, outcome.seed)
                     accuracy = table.accuracy(choice)
                 found.append(choice)

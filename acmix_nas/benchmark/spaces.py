@@ -164,11 +164,12 @@ class Space:
         return replace(self.config.alone, seed=seed)
 
     def search(self, strategy: str, seed: int) -> SearchConfig:
-        """How the space is searched by a strategy, or one of `VARIANTS`."""
+        """How the space is searched by a strategy, or one of `VARIANTS`; what only DARTS can do, the others do without."""
         form = VARIANTS.get(strategy, {"strategy": strategy})
         epochs = self.epochs.get(form["strategy"], self.config.recipe.epochs)
         recipe = replace(self.config.recipe, epochs=epochs, seed=seed)
-        return replace(self.config, **form, data=self.images(seed), recipe=recipe)
+        plain = {} if form["strategy"] == "darts" else {"penalty": 0.0, "darts_order": 1, "selection": "argmax"}
+        return replace(self.config, **{**plain, **form}, data=self.images(seed), recipe=recipe)
 
 
 CUED = Space(
@@ -214,4 +215,5 @@ def space_of(text: str) -> Space:
     from acmix_nas.data import ImageData
 
     config = SearchConfig.load(folder)
-    return Space(folder.resolve().name, config, ImageData(config.data).num_classes)
+    counted = {name: limit for name, limit in config.limits.items() if name != "latency"}  # which is a machine's
+    return Space(folder.resolve().name, config, ImageData(config.data).num_classes, counted)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +23,7 @@ from acmix_nas.files import provenance
 from acmix_nas.profile import device_name
 from acmix_nas.terminal import console
 from acmix_nas.train import EpochSeed, evaluate, make_trainer, quiet, seed_all
+from acmix_nas.workers import each
 
 __all__ = ["spent", "tabulate", "train_alone"]
 
@@ -92,6 +91,7 @@ def tabulate(
 
     Raises:
         UserError: where the file is no table, or one of another space.
+        BrokenRun: where a worker was killed.
     """
     for name, value in (("seeds", seeds), ("workers", workers)):
         if value < 1:
@@ -120,22 +120,22 @@ def tabulate(
     ) as bar:  # fmt: skip
         total = len(choices) * seeds
         task = bar.add_task("", total=total, completed=total - len(missing))
-        for number, run in enumerate(_trained(space, missing, workers), start=1):
+        for number, run in enumerate(each(train_alone, [(space, *one) for one in missing], workers), start=1):
             runs = (*runs, run)
             table = Table(space, runs, (*made, {**here, "runs": number}), latencies)
             table.save(path)
             bar.advance(task)
     assert table is not None
-    return table
+    return table.of(space)
 
 
 def retime(table: Table, workers: int = 2, progress: bool = True) -> Table:
     """The same accuracies with the seconds that trainings take now: the lesser of two epochs, times their number."""
     short = replace(table.space.config, race_epochs=1, recipe=replace(table.space.config.recipe, warmup_epochs=0))
-    asked = [(choice, 0) for choice in table.choices for _ in range(2)]
+    space = replace(table.space, config=short)
+    asked = [(space, choice, 0) for choice in table.choices for _ in range(2)]
     timed: dict[Choice, float] = {}
-    trainings = _trained(replace(table.space, config=short), asked, workers)
-    for run in track(trainings, "measuring seconds", len(asked), console=console, disable=not progress):
+    for run in track(each(train_alone, asked, workers), "measuring seconds", len(asked), console=console, disable=not progress):
         timed[run.choice] = min(run.seconds, timed.get(run.choice, run.seconds))
     epochs = table.space.alone(0).epochs
     runs = tuple(replace(run, seconds=round(epochs * timed[run.choice], 1)) for run in table.runs)
@@ -145,20 +145,3 @@ def retime(table: Table, workers: int = 2, progress: bool = True) -> Table:
 def _here(workers: int) -> dict[str, Any]:
     machine = f"{device_name(torch.device('cpu'))}, {os.cpu_count()} cores, {workers} trainings at a time"
     return {**provenance(), "machine": machine}
-
-
-def _trained(space: Space, missing: Sequence[tuple[Choice, int]], workers: int) -> Any:
-    if workers == 1:
-        yield from (train_alone(space, *one) for one in missing)
-        return
-    # Spawned: a fork would copy the threads of PyTorch's pool in whatever state they are.
-    with multiprocessing.get_context("spawn").Pool(min(workers, max(len(missing), 1)), _one_thread) as pool:
-        yield from pool.imap_unordered(_train_named, [(space, *one) for one in missing])
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def _train_named(arguments: tuple[Space, Choice, int]) -> Run:
-    return train_alone(*arguments)

@@ -194,10 +194,11 @@ def test_an_assessment_of_another_space_is_refused(tmp_path: Path) -> None:
 
 def test_an_assessment_of_other_races_is_refused(tmp_path: Path) -> None:
     table = made_up()
-    assess(table, ["darts"], 1, tmp_path / "a.json", 1, search=search)
+    assess(table, ["single_path"], 1, tmp_path / "a.json", 1, search=search)
     longer = replace(table, space=replace(CUED, config=replace(CUED.config, warm_epochs=5)))
     with pytest.raises(UserError, match="of other settings"):
-        assess(longer, ["darts"], 1, tmp_path / "a.json", 1, search=search)
+        assess(longer, ["single_path"], 1, tmp_path / "a.json", 1, search=search)
+    assess(longer, ["darts"], 1, tmp_path / "a.json", 1, search=search)  # whose races are from scratch
 
 
 def test_random_search_beside_a_warm_race_has_what_its_own_training_reached() -> None:
@@ -225,7 +226,14 @@ def test_the_report_has_both_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["random", "best"])
 def test_what_cannot_be_assessed_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="strategy must be one of single_path, darts"):
-        check_strategies(["darts", name])
+        check_strategies(["darts", name], CUED)
+
+
+def test_what_cannot_be_searched_is_refused_before_anything_is_trained() -> None:
+    low = replace(CUED, config=replace(CUED.config, recipe=replace(CUED.config.recipe, precision="bf16-mixed")))
+    check_strategies(["darts", "gumbel"], low)
+    with pytest.raises(UserError, match="darts_order 2 needs precision 32-true"):
+        check_strategies(["darts_second_order"], low)
 
 
 @pytest.mark.parametrize("strategy", ["single_path", "darts"])

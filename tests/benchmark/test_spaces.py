@@ -63,6 +63,14 @@ def test_a_strategy_has_epochs_of_its_own_and_a_training_alone_those_of_the_race
     assert CUED.alone(0).epochs == CUED.settings["recipe"]["epochs"] == 12
 
 
+def test_what_only_darts_can_do_the_others_do_without() -> None:
+    space = replace(CUED, config=replace(CUED.config, strategy="darts", penalty=0.1, darts_order=2, selection="perturbation"))
+    assert space.search("darts", 0).penalty == 0.1
+    for strategy in ("gumbel", "proxyless", "single_path"):
+        config = space.search(strategy, 0)
+        assert (config.penalty, config.darts_order, config.selection) == (0.0, 1, "argmax")
+
+
 def test_choices_and_slots_are_each_others_inverse() -> None:
     choice = ("conv", "global", "acmix_global", "conv")
     assert CUED.in_order(dict(reversed(CUED.by_slot(choice).items()))) == choice
@@ -70,9 +78,10 @@ def test_choices_and_slots_are_each_others_inverse() -> None:
 
 def test_a_search_is_a_space(tmp_path: Path) -> None:
     config = replace(CUED.config, backbone="resnet26", slots=("layer4.*",), data=replace(CUED.config.data, name="digits"))
+    config = replace(config, budget=("params=3M", "latency=9ms"))
     config.save(tmp_path)
     space = space_of(str(tmp_path))
-    assert (space.config, space.num_classes, space.size) == (config, 10, 9)
+    assert (space.config, space.num_classes, space.size, space.budget) == (config, 10, 9, {"parameters": 3e6})
 
 
 def test_what_is_no_space_is_refused() -> None:
