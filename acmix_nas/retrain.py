@@ -13,9 +13,11 @@ import timm
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.backbone import load_weights
 from acmix_nas.bias import BiasLogger
+from acmix_nas.bias.history import HISTORY
 from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig, ImageData
-from acmix_nas.train import fit, seed_all
+from acmix_nas.files import unused
+from acmix_nas.train import begun, first_process, fit, seed_all
 
 __all__ = ["data_of", "retrain", "sized"]
 
@@ -65,12 +67,16 @@ def retrain(
 
     Args:
         weights: a state dict to start from; from scratch by default.
+        resume: as of `fit`; what a run left that was cut off before its first checkpoint is then written anew.
         until: pause after so many epochs, see `fit`.
         backbone_args: more for timm's `create_model`, such as `drop_path_rate`.
 
     Raises:
-        UserError: as `fit`, `build` and `ImageData` do.
+        UserError: as `fit`, `build` and `ImageData` do, and where the folder holds an architecture or a history already.
     """
+    goes_on = begun(folder, resume)
+    if not (goes_on or resume) and first_process():  # the other processes begin when the first has written
+        unused(folder / "architecture.json", folder / HISTORY)
     data = ImageData(data_config, recipe.seed)
     arguments = {**architecture.backbone_args, **(backbone_args or {})}
     architecture = dataclasses.replace(architecture, data=data.described, backbone_args=arguments)
@@ -79,7 +85,7 @@ def retrain(
     network = build(architecture)
     if weights is not None:
         load_weights(network, weights)
-    if not (folder / "result.json").exists():
+    if not goes_on:
         architecture.save(folder / "architecture.json")
     bias = BiasLogger(folder, every=recipe.epochs)
     return fit(
