@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from acmix_nas.bias import BiasLogger
 from acmix_nas.bias.history import HISTORY
 from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig, ImageData
+from acmix_nas.errors import UserError
 from acmix_nas.files import unused
 from acmix_nas.train import begun, first_process, fit, seed_all
 
@@ -44,6 +46,23 @@ def sized(architecture: Architecture, image_size: int) -> Architecture:
     if config is None or not config.fixed_input_size or config.input_size[-1] == image_size:
         return architecture
     return dataclasses.replace(architecture, backbone_args={**architecture.backbone_args, "img_size": image_size})
+
+
+def check_same(architecture: Architecture, file: Path) -> None:
+    """Whether this is the network that a run was begun with: others may have parameters of the same shapes.
+
+    Raises:
+        UserError: where it is not.
+    """
+    begun_with = Architecture.load(file)
+    for what in ("backbone", "backbone_args", "slots"):
+        # As JSON, where a tuple is a list.
+        ours, theirs = (json.dumps(getattr(one, what), sort_keys=True) for one in (architecture, begun_with))
+        if ours != theirs:
+            raise UserError(
+                f"architecture must be what the run was begun with, {str(file)!r}; its {what} differ: resume with that file, "
+                "or train into another folder"
+            )
 
 
 def retrain(
@@ -81,12 +100,15 @@ def retrain(
     arguments = {**architecture.backbone_args, **(backbone_args or {})}
     architecture = dataclasses.replace(architecture, data=data.described, backbone_args=arguments)
     architecture = sized(architecture, data.image_size)
+    file = folder / "architecture.json"
+    if goes_on:
+        check_same(architecture, file)
     seed_all(recipe.seed)
     network = build(architecture)
     if weights is not None:
         load_weights(network, weights)
     if not goes_on:
-        architecture.save(folder / "architecture.json")
+        architecture.save(file)
     bias = BiasLogger(folder, every=recipe.epochs)
     return fit(
         network, data, recipe, folder,

@@ -14,6 +14,7 @@ from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig
 from acmix_nas.errors import UserError
 from acmix_nas.retrain import data_of, retrain, sized
+from tests.small import SLOTS
 
 SEARCHED = Architecture("resnet14t", {}, (), data={"name": "folder", "root": "photos", "image_size": 48, "num_classes": 3})
 
@@ -60,8 +61,14 @@ def test_a_backbone_as_it_stands_is_trained_and_built_again(tmp_path: Path) -> N
     assert not (tmp_path / "history.csv").exists()  # without ACmix there is no leaning
 
 
-def one_epoch(folder: Path, channels: Sequence[int] = (8, 8, 16, 16), **options: Any) -> dict[str, Any]:
+def one_epoch(
+    folder: Path, channels: Sequence[int] = (8, 8, 16, 16), operator: str | None = None, **options: Any
+) -> dict[str, Any]:
     architecture = Architecture("resnet10t", {}, (), {"channels": channels})
+    if operator is not None:
+        architecture = Architecture(
+            "resnet14t", dict.fromkeys(SLOTS, operator), ("local", "global"), {"channels": channels}, ("layer*",)
+        )
     return retrain(architecture, DataConfig(image_size=16, batch_size=256), Recipe(epochs=1), folder, progress=False, **options)
 
 
@@ -84,7 +91,7 @@ def test_what_is_refused_leaves_the_architecture_of_the_unfinished_run(resume: b
     with pytest.raises(KeyboardInterrupt):
         one_epoch(tmp_path, callbacks=[Interrupt(begun=True)])
     before = (tmp_path / "architecture.json").read_text()
-    with pytest.raises(UserError, match="must be the one" if resume else "holds an unfinished run"):
+    with pytest.raises(UserError, match="its backbone_args differ" if resume else "holds an unfinished run"):
         one_epoch(tmp_path, channels=(8, 8, 8, 8), resume=resume)
     assert (tmp_path / "architecture.json").read_text() == before
 
@@ -104,3 +111,11 @@ def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Path) -
         one_epoch(tmp_path, callbacks=[Interrupt(begun=False)])
     assert (tmp_path / "architecture.json").exists()
     assert one_epoch(tmp_path, resume=True)["epochs"] == 1
+
+
+def test_only_the_same_network_is_resumed_even_where_shapes_agree(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        one_epoch(tmp_path, operator="local", callbacks=[Interrupt(begun=True)])
+    with pytest.raises(UserError, match="its slots differ"):
+        one_epoch(tmp_path, operator="global", resume=True)
+    assert one_epoch(tmp_path, operator="local", resume=True)["epochs"] == 1
