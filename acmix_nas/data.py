@@ -107,10 +107,10 @@ class ImageData(pl.LightningDataModule):
 
     `digits`: scikit-learn's 1,797 images of 8×8 pixels, enlarged; stratified 60/20/20. `cued-digits` and `cued-shapes`: see
     `acmix_nas.cued`; their images are 20×20 and are resized to any other size. A folder, or a data set of timm's:
-    train, validation and test where it has all three; where it has train and one other, that other is the test part and
-    a stratified fifth of train is the validation part; where it has only classes, stratified 60/20/20. Every split is
-    fixed: the seed only shuffles. The order of an epoch depends on (seed, epoch) alone, by a sampler that Lightning tells
-    the epoch, so a run continued at an epoch's end sees what an uninterrupted one sees.
+    train, validation and test where it has all three, with labels; where it has train and one other, that other is the
+    test part and a stratified fifth of train is the validation part; where it has only classes, stratified 60/20/20. Every
+    split is fixed: the seed only shuffles. The order of an epoch depends on (seed, epoch) alone, by a sampler that Lightning
+    tells the epoch, so a run continued at an epoch's end sees what an uninterrupted one sees.
 
     Raises:
         UserError: where the data cannot be read; the message names the file or the folder.
@@ -350,6 +350,11 @@ def _read_timm(config: DataConfig, prefix: str) -> tuple[dict[str, _Source], lis
                 raise UserError(f"data {config.name!r} must say its labels and classes; torchvision's does not")
         else:
             labels, classes = images.reader.dataset[images.reader.label_key], list(images.reader.class_to_idx)
-        sources[part] = _Source(images, [int(label) for label in labels])
+        source = _Source(images, [int(label) for label in labels])
+        if min(source.labels, default=0) < 0:
+            if part == "train":
+                raise UserError(f"data {config.name!r} must have labels in its train part; some there are negative, for none")
+            continue  # the test part of a competition, whose labels are held back
+        sources[part] = source
         names = names or [str(name) for name in classes]
     return sources, names
