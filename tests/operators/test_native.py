@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,28 @@ def test_autocast_computes_in_float32() -> None:
         out = path.path(maps.bfloat16())
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), path.path(maps.bfloat16().float()), rtol=2e-2, atol=2e-2)
+
+
+@contextmanager
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("arguments", KINDS, ids=str)
+@pytest.mark.parametrize(("default", "side"), [(double, 23), (lambda: torch.device("meta"), 24)], ids=["float64", "meta"])
+def test_defaults_of_the_first_forward_are_not_kept(
+    default: Callable[[], AbstractContextManager[Any]], side: int, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other test has maps of these sizes: what is kept of them is made here."""
+    path = attention_path(channels=8, heads=2, position="none", **arguments)
+    maps = torch.randn(1, 24, side, side)
+    with default():
+        path(maps)
+    close(both(path, maps, monkeypatch))
 
 
 def test_other_types_and_graphs_are_left_to_pytorch() -> None:
