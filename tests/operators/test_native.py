@@ -88,6 +88,19 @@ def test_equal_pytorchs_form_with_gradients(
     close(both(path, maps, pytest.MonkeyPatch()))
 
 
+@pytest.mark.parametrize("position", ["linear", "table"])
+@pytest.mark.parametrize("arguments", KINDS, ids=str)
+def test_an_empty_batch_has_an_empty_output_and_gives_no_gradient(arguments: dict[str, Any], position: str) -> None:
+    path = attention_path(channels=8, heads=2, position=position, **arguments)
+    maps = torch.randn(0, 24, 9, 7, requires_grad=True)
+    assert native.runs_on(maps)
+    out = path(maps)
+    assert out.shape == (0, 8, 9, 7)
+    out.sum().backward()
+    assert maps.grad is not None
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in path.parameters())
+
+
 @pytest.mark.parametrize("side", [56, 28])
 @pytest.mark.parametrize("kind", ["local", "window", "global"])
 def test_large_maps_in_bands_and_blocks(kind: str, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
