@@ -205,6 +205,19 @@ def test_a_compiler_that_fails_is_said_once_and_pytorch_takes_over(
 
 
 @pytest.mark.usefixtures("fresh")
+def test_where_one_compiler_fails_the_next_is_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no libgomp >&2; exit 1")
+    broken.chmod(0o755)
+    monkeypatch.setattr(compiled, "COMPILERS", ("no-such", str(broken), *compiled.COMPILERS))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiled.library() is not None
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("fresh")
 def test_what_was_compiled_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compiled.library() is not None
