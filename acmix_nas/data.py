@@ -19,7 +19,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
 from acmix_nas.cued import CUED, PARTS, cued_images
-from acmix_nas.errors import UserError, one_of
+from acmix_nas.errors import UserError, first_line, one_of
 
 __all__ = ["DataConfig", "ImageData"]
 
@@ -342,8 +342,7 @@ def _read_timm(config: DataConfig, prefix: str) -> tuple[dict[str, _Source], lis
         except (AssertionError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             if part != "train" and isinstance(error, ValueError):
                 continue  # Hugging Face's word for a part that the set does not have
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"data {config.name!r} (root={config.root!r}) could not be opened: {said}") from error
+            raise UserError(f"data {config.name!r} (root={config.root!r}) could not be opened: {first_line(error)}") from error
         if prefix == "torch":
             labels, classes = getattr(images, "targets", None), getattr(images, "classes", None)
             if labels is None or classes is None:

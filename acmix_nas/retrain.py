@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import timm
 
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.backbone import load_weights
+from acmix_nas.backbone import load_weights, pretrained_config
 from acmix_nas.bias import BiasLogger
 from acmix_nas.bias.history import HISTORY
 from acmix_nas.classification import Recipe
@@ -42,7 +41,7 @@ def sized(architecture: Architecture, image_size: int) -> Architecture:
     """A backbone as it stands, told the side of the images where timm builds it for one size only, as Swin and ViT."""
     if architecture.slots or architecture.backbone is None or "img_size" in architecture.backbone_args:
         return architecture
-    config = timm.get_pretrained_cfg(architecture.backbone)
+    config = pretrained_config(architecture.backbone)
     if config is None or not config.fixed_input_size or config.input_size[-1] == image_size:
         return architecture
     return dataclasses.replace(architecture, backbone_args={**architecture.backbone_args, "img_size": image_size})
