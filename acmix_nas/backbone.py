@@ -36,9 +36,9 @@ def make_backbone(backbone: str | nn.Module, arguments: dict[str, Any] | None = 
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"backbone {backbone!r} does not get its pretrained weights: {first_line(error)}") from None
+        raise UserError(f"backbone {backbone!r} does not get its pretrained weights: {first_line(error)}") from error
     except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"backbone {backbone!r} does not take these arguments: {first_line(error)}") from None
+        raise UserError(f"backbone {backbone!r} does not take these arguments: {first_line(error)}") from error
 
 
 def pretrained_config(backbone: str) -> PretrainedCfg | None:
@@ -63,7 +63,7 @@ def as_features(network: nn.Module, slots: list[Slot], backbone: str, arguments:
     Args:
         arguments: what timm's `create_model` takes with `features_only`, such as `out_indices`.
     """
-    features = make_backbone(backbone, {**arguments, "features_only": True})
+    features = make_backbone(backbone, {**arguments, "features_only": True, "pretrained": False})
     open_blocks(features)
     here = {_flat(name): name for name, _ in features.named_modules()}
     for slot in slots:

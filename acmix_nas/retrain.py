@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.backbone import load_weights, pretrained_config
+from acmix_nas.backbone import pretrained_config
 from acmix_nas.bias import BiasLogger
 from acmix_nas.bias.history import HISTORY
 from acmix_nas.classification import Recipe
@@ -103,9 +103,7 @@ def retrain(
     if goes_on:
         check_same(architecture, file)
     seed_all(recipe.seed)
-    network = build(architecture)
-    if weights is not None:
-        load_weights(network, weights)
+    network = build(architecture, weights=weights)
     if not goes_on:
         architecture.save(file)
     bias = BiasLogger(folder, every=recipe.epochs)
