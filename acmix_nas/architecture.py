@@ -170,7 +170,7 @@ def build(
     Args:
         architecture: the file, or what was read from it.
         num_classes: of the classifier; by default that of the search's data, or else the backbone's own.
-        weights: a state dict (`network.pt` of a search or a retraining) to load.
+        weights: a state dict (`network.pt` of a search or a retraining) to load; then no pretrained weights are fetched.
         backbone: the module to build on, where the search ran on one of the user's; it is changed in place.
         backbone_args: more for timm's `create_model`, such as `pretrained` or `drop_path_rate`.
 
@@ -179,6 +179,8 @@ def build(
     """
     if not isinstance(architecture, Architecture):
         architecture = Architecture.load(architecture)
+    if weights is not None:
+        backbone_args["pretrained"] = False
     network, slots = skeleton(architecture, num_classes, backbone, **backbone_args)
     for slot in slots:
         put(network, slot.name, make_operator(slot, architecture.slots[slot.name], network.get_submodule(slot.name)))

@@ -8,20 +8,21 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import PretrainedCfg
 from torch import nn
 
 from acmix_nas.blocks import open_blocks
-from acmix_nas.errors import UserError
+from acmix_nas.errors import UserError, first_line, one_of
 from acmix_nas.slot import Slot, put
 
-__all__ = ["as_features", "load_weights", "make_backbone"]
+__all__ = ["as_features", "load_weights", "make_backbone", "pretrained_config"]
 
 
 def make_backbone(backbone: str | nn.Module, arguments: dict[str, Any] | None = None) -> nn.Module:
     """The backbone that timm has under this name, or a copy of the module.
 
     Raises:
-        UserError: where timm has no such name, or refuses the arguments.
+        UserError: where timm has no such name, refuses the arguments, or cannot fetch the pretrained weights.
     """
     if isinstance(backbone, nn.Module):
         return copy.deepcopy(backbone)
@@ -29,10 +30,28 @@ def make_backbone(backbone: str | nn.Module, arguments: dict[str, Any] | None = 
         near = timm.list_models(f"*{backbone[:6]}*")[:3]
         hint = f", perhaps {', '.join(near)}" if near else ""
         raise UserError(f"backbone must be a name that timm knows{hint}; got {backbone!r}")
+    pretrained_config(backbone)
     try:
         return timm.create_model(backbone, **(arguments or {}))
-    except TypeError as error:
-        raise UserError(f"backbone {backbone!r} does not take these arguments: {error}") from None
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"backbone {backbone!r} does not get its pretrained weights: {first_line(error)}") from error
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"backbone {backbone!r} does not take these arguments: {first_line(error)}") from error
+
+
+def pretrained_config(backbone: str) -> PretrainedCfg | None:
+    """What timm says of the pretrained weights of a backbone, such as the size of their images.
+
+    Raises:
+        UserError: where the name ends in a tag, as in "resnet18.a1_in1k", that timm does not have.
+    """
+    try:
+        return timm.get_pretrained_cfg(backbone)
+    except RuntimeError:
+        name = backbone.partition(".")[0]
+        raise one_of("backbone", backbone, timm.list_pretrained(f"{name}.*") or [name]) from None
 
 
 def as_features(network: nn.Module, slots: list[Slot], backbone: str, arguments: dict[str, Any]) -> nn.Module:
@@ -44,7 +63,7 @@ def as_features(network: nn.Module, slots: list[Slot], backbone: str, arguments:
     Args:
         arguments: what timm's `create_model` takes with `features_only`, such as `out_indices`.
     """
-    features = make_backbone(backbone, {**arguments, "features_only": True})
+    features = make_backbone(backbone, {**arguments, "features_only": True, "pretrained": False})
     open_blocks(features)
     here = {_flat(name): name for name, _ in features.named_modules()}
     for slot in slots:

@@ -277,7 +277,7 @@ def evaluate(
     if weights is None:
         raise UserError(f"{str(folder)!r} holds no network.pt; retrain first")
     config = data_of(architecture)
-    images = ImageData(dataclasses.replace(config, name=data) if data else config)
+    images = ImageData(dataclasses.replace(config, name=data, data_seed=0) if data else config)
     classes = architecture.data.get("num_classes")
     if images.num_classes != classes:
         raise UserError(f"--data has {images.num_classes} classes, and the network {classes}; give images of the same classes")

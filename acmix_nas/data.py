@@ -19,7 +19,7 @@ from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
 
 from acmix_nas.cued import CUED, PARTS, cued_images
-from acmix_nas.errors import UserError, one_of
+from acmix_nas.errors import UserError, first_line, one_of
 
 __all__ = ["DataConfig", "ImageData"]
 
@@ -107,10 +107,10 @@ class ImageData(pl.LightningDataModule):
 
     `digits`: scikit-learn's 1,797 images of 8×8 pixels, enlarged; stratified 60/20/20. `cued-digits` and `cued-shapes`: see
     `acmix_nas.cued`; their images are 20×20 and are resized to any other size. A folder, or a data set of timm's:
-    train, validation and test where it has all three; where it has train and one other, that other is the test part and
-    a stratified fifth of train is the validation part; where it has only classes, stratified 60/20/20. Every split is
-    fixed: the seed only shuffles. The order of an epoch depends on (seed, epoch) alone, by a sampler that Lightning tells
-    the epoch, so a run continued at an epoch's end sees what an uninterrupted one sees.
+    train, validation and test where it has all three, with labels; where it has train and one other, that other is the
+    test part and a stratified fifth of train is the validation part; where it has only classes, stratified 60/20/20. Every
+    split is fixed: the seed only shuffles. The order of an epoch depends on (seed, epoch) alone, by a sampler that Lightning
+    tells the epoch, so a run continued at an epoch's end sees what an uninterrupted one sees.
 
     Raises:
         UserError: where the data cannot be read; the message names the file or the folder.
@@ -342,14 +342,18 @@ def _read_timm(config: DataConfig, prefix: str) -> tuple[dict[str, _Source], lis
         except (AssertionError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
             if part != "train" and isinstance(error, ValueError):
                 continue  # Hugging Face's word for a part that the set does not have
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"data {config.name!r} (root={config.root!r}) could not be opened: {said}") from error
+            raise UserError(f"data {config.name!r} (root={config.root!r}) could not be opened: {first_line(error)}") from error
         if prefix == "torch":
             labels, classes = getattr(images, "targets", None), getattr(images, "classes", None)
             if labels is None or classes is None:
                 raise UserError(f"data {config.name!r} must say its labels and classes; torchvision's does not")
         else:
             labels, classes = images.reader.dataset[images.reader.label_key], list(images.reader.class_to_idx)
-        sources[part] = _Source(images, [int(label) for label in labels])
+        source = _Source(images, [int(label) for label in labels])
+        if min(source.labels, default=0) < 0:
+            if part == "train":
+                raise UserError(f"data {config.name!r} must have labels in its train part; some there are negative, for none")
+            continue  # the test part of a competition, whose labels are held back
+        sources[part] = source
         names = names or [str(name) for name in classes]
     return sources, names

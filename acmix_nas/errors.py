@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["UserError", "one_of"]
+__all__ = ["UserError", "first_line", "one_of"]
 
 
 class UserError(ValueError):
@@ -17,3 +17,8 @@ class UserError(ValueError):
 def one_of(what: str, got: object, allowed: Iterable[object]) -> UserError:
     """The error for a word that is not among the allowed ones."""
     return UserError(f"{what} must be one of {', '.join(map(str, allowed))}; got {got!r}")
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, for one line of ours; its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

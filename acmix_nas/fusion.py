@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -83,7 +84,8 @@ def fuse(network: nn.Module, images: Tensor, repeats: int = 7, tolerance: float 
         BrokenRun: where the fused network computes something else.
     """
     fused = copy.deepcopy(network).eval()
-    expected = tree_leaves(fused(images))
+    with _full_precision():
+        expected = tree_leaves(fused(images))
     norms = _following_norms(fused, images)
     operators = {name: module for name, module in places(fused).items() if not isinstance(module, nn.Conv2d)}
     folded = 0
@@ -133,11 +135,25 @@ def fuse(network: nn.Module, images: Tensor, repeats: int = 7, tolerance: float 
         _pack(fused, images, repeats)
     packed = sum(isinstance(module, PackedConv2d) for module in fused.modules())
     fused.requires_grad_(False)  # and packed weights serve a forward that forgets no_grad
-    pairs = zip(tree_leaves(fused(images)), expected, strict=True)
+    with _full_precision():
+        pairs = list(zip(tree_leaves(fused(images)), expected, strict=True))
     difference = max(((got - right).abs().max() / right.abs().max()).item() for got, right in pairs)
     if not difference <= tolerance:
         raise BrokenRun(f"the fused network differs by {difference:.1e} of the largest output; tolerance is {tolerance:.1e}")
     return Fusion(fused, slots, folded, pointwise, packed, layout == torch.channels_last)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Without TF32, in which GPUs convolve by default from Ampere on: its 10 bits would be most of a difference."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = convolutions
+        torch.set_float32_matmul_precision(products)
 
 
 def _pack(fused: nn.Module, images: Tensor, repeats: int) -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import timm
 
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.backbone import load_weights
+from acmix_nas.backbone import pretrained_config
 from acmix_nas.bias import BiasLogger
+from acmix_nas.bias.history import HISTORY
 from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig, ImageData
-from acmix_nas.train import fit, seed_all
+from acmix_nas.errors import UserError
+from acmix_nas.files import unused
+from acmix_nas.train import begun, first_process, fit, seed_all
 
 __all__ = ["data_of", "retrain", "sized"]
 
@@ -38,10 +41,27 @@ def sized(architecture: Architecture, image_size: int) -> Architecture:
     """A backbone as it stands, told the side of the images where timm builds it for one size only, as Swin and ViT."""
     if architecture.slots or architecture.backbone is None or "img_size" in architecture.backbone_args:
         return architecture
-    config = timm.get_pretrained_cfg(architecture.backbone)
+    config = pretrained_config(architecture.backbone)
     if config is None or not config.fixed_input_size or config.input_size[-1] == image_size:
         return architecture
     return dataclasses.replace(architecture, backbone_args={**architecture.backbone_args, "img_size": image_size})
+
+
+def check_same(architecture: Architecture, file: Path) -> None:
+    """Whether this is the network that a run was begun with: others may have parameters of the same shapes.
+
+    Raises:
+        UserError: where it is not.
+    """
+    begun_with = Architecture.load(file)
+    for what in ("backbone", "backbone_args", "slots"):
+        # As JSON, where a tuple is a list.
+        ours, theirs = (json.dumps(getattr(one, what), sort_keys=True) for one in (architecture, begun_with))
+        if ours != theirs:
+            raise UserError(
+                f"architecture must be what the run was begun with, {str(file)!r}; its {what} differ: resume with that file, "
+                "or train into another folder"
+            )
 
 
 def retrain(
@@ -65,22 +85,27 @@ def retrain(
 
     Args:
         weights: a state dict to start from; from scratch by default.
+        resume: as of `fit`; what a run left that was cut off before its first checkpoint is then written anew.
         until: pause after so many epochs, see `fit`.
         backbone_args: more for timm's `create_model`, such as `drop_path_rate`.
 
     Raises:
-        UserError: as `fit`, `build` and `ImageData` do.
+        UserError: as `fit`, `build` and `ImageData` do, and where the folder holds an architecture or a history already.
     """
+    goes_on = begun(folder, resume)
+    if not (goes_on or resume) and first_process():  # the other processes begin when the first has written
+        unused(folder / "architecture.json", folder / HISTORY)
     data = ImageData(data_config, recipe.seed)
     arguments = {**architecture.backbone_args, **(backbone_args or {})}
     architecture = dataclasses.replace(architecture, data=data.described, backbone_args=arguments)
     architecture = sized(architecture, data.image_size)
+    file = folder / "architecture.json"
+    if goes_on:
+        check_same(architecture, file)
     seed_all(recipe.seed)
-    network = build(architecture)
-    if weights is not None:
-        load_weights(network, weights)
-    if not (folder / "result.json").exists():
-        architecture.save(folder / "architecture.json")
+    network = build(architecture, weights=weights)
+    if not goes_on:
+        architecture.save(file)
     bias = BiasLogger(folder, every=recipe.epochs)
     return fit(
         network, data, recipe, folder,

@@ -483,12 +483,11 @@ def train_finalist(
         return read_json(half_time, "half-time")
     if (folder / "result.json").exists():
         return read_json(folder / "result.json", "finalist")
-    begun = (folder / "checkpoints" / "last.ckpt").exists()
-    if config.warm and not begun:
+    if config.warm and not (folder / "checkpoints" / "last.ckpt").exists():
         save_tensors(inherited, inherit(space, choice).state_dict())
     found = retrain(
         describe(config, data, choice), config.data, config.race, folder,
-        weights=inherited if config.warm else None, progress=progress, resume=begun, until=until,
+        weights=inherited if config.warm else None, progress=progress, resume=True, until=until,
     )  # fmt: skip
     if until is not None:
         write_json(half_time, {**provenance(), **found})

@@ -34,7 +34,7 @@ from acmix_nas.errors import UserError, one_of
 from acmix_nas.terminal import BrokenRun
 
 __all__ = [
-    "EpochSeed", "evaluate", "first_process", "fit", "make_trainer", "quiet", "recalibrate", "running", "seed_all",
+    "EpochSeed", "begun", "evaluate", "first_process", "fit", "make_trainer", "quiet", "recalibrate", "running", "seed_all",
     "trainer_options",
 ]  # fmt: skip
 
@@ -158,6 +158,22 @@ def trainer_options(
     }  # fmt: skip
 
 
+def begun(folder: Path, resume: bool) -> bool:
+    """Whether the folder holds an unfinished run, which is to be resumed.
+
+    Raises:
+        UserError: where it is not to be, or where the folder holds a result, or the weights of something else.
+    """
+    if (folder / "result.json").exists():
+        raise UserError(f"folder {str(folder)!r} holds a result already; take another folder")
+    if not (folder / "checkpoints" / "last.ckpt").exists():
+        files.unused(folder / "network.pt")
+        return False
+    if not resume:
+        raise UserError(f"folder {str(folder)!r} holds an unfinished run; resume it, or take another folder")
+    return True
+
+
 def fit(
     network: nn.Module,
     data: ImageData,
@@ -183,14 +199,10 @@ def fit(
         trainer_kwargs: go to Lightning's Trainer, over what is set here.
 
     Raises:
-        UserError: where the folder holds a result, or an unfinished run that is not to be resumed, or one of other settings.
+        UserError: as `begun` does, and where the unfinished run is one of other settings.
         KeyboardInterrupt: as it comes; the checkpoints stay.
     """
-    result, last = folder / "result.json", folder / "checkpoints" / "last.ckpt"
-    if result.exists():
-        raise UserError(f"folder {str(folder)!r} holds a result already; take another folder")
-    if last.exists() and not resume:
-        raise UserError(f"folder {str(folder)!r} holds an unfinished run; resume it, or take another folder")
+    last = str(folder / "checkpoints" / "last.ckpt") if begun(folder, resume) else None
     settings = {"recipe": asdict(recipe), "data": asdict(data.config)}
     module = Retraining(network.train(), recipe, data.num_classes, settings=settings)
     timer = Timer(verbose=False)
@@ -199,7 +211,7 @@ def fit(
     with quiet():
         trainer = make_trainer(pl.Trainer, {**options, **(trainer_kwargs or {})})
         with running():
-            trainer.fit(module, datamodule=data, ckpt_path=str(last) if last.exists() else None)
+            trainer.fit(module, datamodule=data, ckpt_path=last)
         network.load_state_dict(module.evaluated.state_dict())
         content: dict[str, Any] = {}
         if trainer.is_global_zero:
@@ -219,7 +231,7 @@ def fit(
                 "parameters": sum(parameter.numel() for parameter in network.parameters()),
             }
             files.save_tensors(folder / "network.pt", network.state_dict())
-            files.write_json(result, content)
+            files.write_json(folder / "result.json", content)
         return trainer.strategy.broadcast(content)
 
 

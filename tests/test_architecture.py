@@ -65,6 +65,17 @@ def test_weights_come_back(file: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(again(x), network(x))
 
 
+def test_weights_that_are_overwritten_are_not_fetched(tmp_path: Path) -> None:
+    """timm refuses `pretrained` where there are no published weights."""
+    arguments = {"channels": [8, 8, 16, 16]}
+    torch.save(timm.create_model("resnet26_acmix", **arguments).state_dict(), tmp_path / "n.pt")
+    architecture = Architecture("resnet26_acmix", {}, (), {**arguments, "pretrained": True})
+    build(architecture, weights=tmp_path / "n.pt")
+    timm.create_model("acmix_nas", architecture=architecture, weights=tmp_path / "n.pt", features_only=True)
+    with pytest.raises(UserError, match="No pretrained weights"):
+        build(architecture)
+
+
 def test_builds_on_a_module_of_the_users() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
     architecture = Architecture(None, {"0": "conv", "2": "local"}, CANDIDATES)

@@ -178,6 +178,15 @@ def test_search_export_retrain_evaluate(call: Call, tmp_path: Path) -> None:
     one_line(call("export", "found", "--output", "file"), "'file' is a file")
 
 
+def test_a_network_of_drawn_images_is_evaluated_on_others(call: Call, tmp_path: Path) -> None:
+    """Also where they were drawn by a seed, which belongs to the images of the training."""
+    data = {"name": "cued-digits", "data_seed": 3, "num_classes": 10, "image_size": 16}
+    architecture = Architecture("resnet10t", {}, (), {"channels": [8, 8, 16, 16]}, data=data)
+    torch.save(build(architecture).state_dict(), tmp_path / "network.pt")
+    architecture.save(tmp_path / "architecture.json")
+    assert "of 360 images" in call("evaluate", ".", "--data", "digits", status=0)
+
+
 def test_a_network_of_timms_is_taken_by_its_name(call: Call, tmp_path: Path) -> None:
     """Every later step takes the folder of its training, as that of any other."""
     (tmp_path / "short.yml").write_text(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -216,6 +217,26 @@ def test_timm_opens_torchvision_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     data = ImageData(DataConfig("torch/cifar10", root=str(tmp_path)))
     assert sizes(data) == {"train": 16, "validation": 4, "test": 6}
     assert next(iter(data.test_dataloader()))[0].shape == (6, 3, 32, 32)
+
+
+class Pets(list[Any]):
+    """What timm gives of a part of a Hugging Face data set of 60 + 20 + 20 images; −1 is no label."""
+
+    def __init__(self, part: str, unlabelled: str) -> None:
+        super().__init__([None] * (60 if part == "train" else 20))
+        labels = [-1 if part == unlabelled else index % 2 for index in range(len(self))]
+        self.reader = SimpleNamespace(dataset={"label": labels}, label_key="label", class_to_idx={"cat": 0, "dog": 1})
+
+
+def test_a_part_without_labels_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acmix_nas.data.create_dataset", lambda *_, split, **__: Pets(split, unlabelled="test"))
+    assert sizes(ImageData(DataConfig("hfds/someone/pets"))) == {"train": 48, "validation": 12, "test": 20}
+
+
+def test_labels_are_needed_for_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acmix_nas.data.create_dataset", lambda *_, split, **__: Pets(split, unlabelled="train"))
+    with pytest.raises(UserError, match="must have labels in its train part"):
+        ImageData(DataConfig("hfds/someone/pets"))
 
 
 @pytest.mark.parametrize(

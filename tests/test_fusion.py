@@ -140,6 +140,37 @@ def test_a_fused_network_agrees(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in whole.state_dict().items())
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["resnet26_acmix", "swin_tiny_acmix"])
+def test_a_fused_network_agrees_on_a_gpu(name: str) -> None:
+    """Whose convolutions, TF32 by default, differ by more than the tolerance."""
+    whole = network(name).cuda()
+    assert torch.backends.cudnn.allow_tf32
+    fuse(whole, torch.randn(2, 3, 32, 32, device="cuda"), repeats=1)
+
+
+class Precise(nn.Conv2d):
+    """Notes in what precision each forward runs on a GPU."""
+
+    seen: list[tuple[bool, str]] = []
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        self.seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+        return super().forward(input)
+
+
+def test_only_the_forwards_that_are_compared_do_without_tf32() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        fuse(Precise(3, 4, 3), torch.randn(1, 3, 8, 8), repeats=1)
+        assert (torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (True, "high")
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert Precise.seen[0] == Precise.seen[-1] == (False, "highest")
+    assert set(Precise.seen[1:-1]) == {(True, "high")}
+
+
 def test_a_derived_network_agrees() -> None:
     slots = dict(zip(SLOTS, ("conv", "local", "acmix_window", "acmix_global"), strict=True))
     arguments = {"channels": [8, 8, 16, 16], "num_classes": 5, "zero_init_last": False}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig
+from acmix_nas.errors import UserError
 from acmix_nas.retrain import data_of, retrain, sized
+from tests.small import SLOTS
 
 SEARCHED = Architecture("resnet14t", {}, (), data={"name": "folder", "root": "photos", "image_size": 48, "num_classes": 3})
 
@@ -54,3 +59,63 @@ def test_a_backbone_as_it_stands_is_trained_and_built_again(tmp_path: Path) -> N
     assert saved.data["num_classes"] == 10
     build(saved, weights=tmp_path / "network.pt")
     assert not (tmp_path / "history.csv").exists()  # without ACmix there is no leaning
+
+
+def one_epoch(
+    folder: Path, channels: Sequence[int] = (8, 8, 16, 16), operator: str | None = None, **options: Any
+) -> dict[str, Any]:
+    architecture = Architecture("resnet10t", {}, (), {"channels": channels})
+    if operator is not None:
+        architecture = Architecture(
+            "resnet14t", dict.fromkeys(SLOTS, operator), ("local", "global"), {"channels": channels}, ("layer*",)
+        )
+    return retrain(architecture, DataConfig(image_size=16, batch_size=256), Recipe(epochs=1), folder, progress=False, **options)
+
+
+class Interrupt(pl.Callback):
+    """Ctrl-C in the first epoch, or as the last one ends."""
+
+    def __init__(self, begun: bool) -> None:
+        self.begun = begun
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if not self.begun:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, *_: Any) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_is_refused_leaves_the_architecture_of_the_unfinished_run(resume: bool, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        one_epoch(tmp_path, callbacks=[Interrupt(begun=True)])
+    before = (tmp_path / "architecture.json").read_text()
+    with pytest.raises(UserError, match="its backbone_args differ" if resume else "holds an unfinished run"):
+        one_epoch(tmp_path, channels=(8, 8, 8, 8), resume=resume)
+    assert (tmp_path / "architecture.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "resume"), [("architecture.json", False), ("history.csv", False), ("network.pt", False), ("network.pt", True)]
+)
+def test_what_an_export_left_in_the_folder_is_not_overwritten(name: str, resume: bool, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match=f"{name}' exists already"):
+        one_epoch(tmp_path, resume=resume)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "precious")]
+
+
+def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        one_epoch(tmp_path, callbacks=[Interrupt(begun=False)])
+    assert (tmp_path / "architecture.json").exists()
+    assert one_epoch(tmp_path, resume=True)["epochs"] == 1
+
+
+def test_only_the_same_network_is_resumed_even_where_shapes_agree(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        one_epoch(tmp_path, operator="local", callbacks=[Interrupt(begun=True)])
+    with pytest.raises(UserError, match="its slots differ"):
+        one_epoch(tmp_path, operator="global", resume=True)
+    assert one_epoch(tmp_path, operator="local", resume=True)["epochs"] == 1

@@ -268,11 +268,12 @@ def test_a_race_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: py
     assert again["metric"] == whole["metric"]
 
 
-def test_a_warm_finalist_goes_on_from_its_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_warm_finalist_goes_on_from_its_last_epoch(epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(strategy="single_path", samples=4, finalists=2, warm_epochs=2)
     whole = search(settings, tmp_path / "whole", progress=False)
     retrain = acmix_nas.search.retrain
-    monkeypatch.setattr("acmix_nas.search.retrain", lambda *a, **k: retrain(*a, **{**k, "callbacks": [InterruptSecond()]}))
+    monkeypatch.setattr("acmix_nas.search.retrain", lambda *a, **k: retrain(*a, **{**k, "callbacks": [InterruptEpoch(epoch)]}))
     with pytest.raises(KeyboardInterrupt):
         search(settings, tmp_path / "cut", progress=False)
     monkeypatch.undo()
@@ -282,11 +283,14 @@ def test_a_warm_finalist_goes_on_from_its_last_epoch(tmp_path: Path, monkeypatch
     assert all(torch.equal(ended[0][key], ended[1][key]) for key in ended[0])
 
 
-class InterruptSecond(pl.Callback):
-    """Ctrl-C in the second epoch."""
+class InterruptEpoch(pl.Callback):
+    """Ctrl-C at the start of this epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.current_epoch == 1:
+        if trainer.current_epoch == self.epoch:
             raise KeyboardInterrupt
 
 

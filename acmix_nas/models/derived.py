@@ -44,6 +44,6 @@ def acmix_nas(pretrained: bool = False, architecture: str | Path | Architecture 
         return network
     if architecture.backbone is None:
         raise UserError("features_only needs a backbone of timm's; this architecture was searched on a module of its own")
-    slots = skeleton(architecture)[1]
+    slots = skeleton(architecture, pretrained=False)[1]
     of_backbone = {name: value for name, value in arguments.items() if name not in ("weights", "num_classes", "backbone")}
     return as_features(network, slots, architecture.backbone, {**architecture.backbone_args, **of_backbone, **of_features})

@@ -94,7 +94,8 @@ Made = TypeVar("Made")
 def constant(make: Callable[..., Made]) -> Callable[..., Made]:
     """Keep what a function of sizes and a device has made: masks and indices, which are the same in every forward.
 
-    Where a graph is made of the forward they are made anew, and belong to the graph.
+    Where a graph is made of the forward they are made anew, and belong to the graph. What is kept must not follow the default
+    device and type of the forward that came first: `make` says both.
     """
     kept = lru_cache(maxsize=256)(make)
 

@@ -81,7 +81,7 @@ class GlobalPath(Path):
 @constant
 def whole_map(height: int, width: int, stride: int, reduction: int) -> native.Layout:
     """The map as one tile."""
-    pixels = torch.arange(height * width, dtype=torch.int32)
+    pixels = torch.arange(height * width, device="cpu", dtype=torch.int32)
     queries = pixels.view(height, width)[::stride, ::stride].reshape(1, -1).contiguous()  # a view, of a map of one row
     keys = pixels[None, : strided(height, reduction) * strided(width, reduction)]
     outputs = pixels[None, : queries.numel()]

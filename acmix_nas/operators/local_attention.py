@@ -184,7 +184,7 @@ def tile_mask(rows: Tiles, columns: Tiles, device: torch.device) -> Tensor:
     """(tiles or 1, 1, T², reach²), 0 or −∞."""
     down, right = rows.seen(device), columns.seen(device)  # (tiles or 1, T, reach)
     seen = (down[:, None, :, None, :, None] & right[None, :, None, :, None, :]).flatten(4).flatten(2, 3).flatten(0, 1)
-    return torch.zeros(seen.shape, device=device).masked_fill(~seen, float("-inf"))[:, None]
+    return torch.zeros(seen.shape, device=device, dtype=torch.float32).masked_fill(~seen, float("-inf"))[:, None]
 
 
 @constant
@@ -206,7 +206,8 @@ def tile_keys(axis: Tiles, device: torch.device) -> tuple[Tensor, Tensor, Tensor
 @constant
 def slide_keys(axis: Tiles) -> Tensor:
     """The key at each position from the first neighbour of the first query to the last of the last; −1 for none."""
-    positions = torch.arange((axis.queries - 1) * axis.stride + (axis.window - 1) * axis.dilation + 1) - axis.before
+    length = (axis.queries - 1) * axis.stride + (axis.window - 1) * axis.dilation + 1
+    positions = torch.arange(length, device="cpu") - axis.before
     inside = (positions >= 0) & (positions < axis.size)
     keys = positions.where(inside, -torch.ones_like(positions)) if axis.border == "mask" else reflected(positions, axis.size)
     return keys.int()

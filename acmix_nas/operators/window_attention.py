@@ -121,7 +121,7 @@ def window_mask(height: int, width: int, window: int, shift: bool, device: torch
     outside = (region_rows < 0)[:, :, None, None] | (region_columns < 0)[None, None]
     region = region.masked_fill(outside, -1).permute(0, 2, 1, 3).reshape(rows.number * columns.number, 1, -1)
     apart = region[..., :, None] != region[..., None, :]
-    return torch.zeros(apart.shape, device=device).masked_fill(apart, float("-inf"))
+    return torch.zeros(apart.shape, device=device, dtype=torch.float32).masked_fill(apart, float("-inf"))
 
 
 @constant
@@ -167,7 +167,7 @@ class Grid:
 
     def pixels(self, rolled: bool) -> Tensor:
         """(windows, K): the pixel of the map at each place, −1 in the padding; of a rolled map, its own pixels."""
-        index = torch.arange(self.number * self.window)
+        index = torch.arange(self.number * self.window, device="cpu")
         pixels = index if rolled else (index + self.shift) % self.size
         return pixels.masked_fill(index >= self.size, -1).view(self.number, self.window)
 

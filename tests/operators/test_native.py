@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,19 @@ def test_equal_pytorchs_form_with_gradients(
     close(both(path, maps, pytest.MonkeyPatch()))
 
 
+@pytest.mark.parametrize("position", ["linear", "table"])
+@pytest.mark.parametrize("arguments", KINDS, ids=str)
+def test_an_empty_batch_has_an_empty_output_and_gives_no_gradient(arguments: dict[str, Any], position: str) -> None:
+    path = attention_path(channels=8, heads=2, position=position, **arguments)
+    maps = torch.randn(0, 24, 9, 7, requires_grad=True)
+    assert native.runs_on(maps)
+    out = path(maps)
+    assert out.shape == (0, 8, 9, 7)
+    out.sum().backward()
+    assert maps.grad is not None
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in path.parameters())
+
+
 @pytest.mark.parametrize("side", [56, 28])
 @pytest.mark.parametrize("kind", ["local", "window", "global"])
 def test_large_maps_in_bands_and_blocks(kind: str, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +150,28 @@ def test_autocast_computes_in_float32() -> None:
     torch.testing.assert_close(out.float(), path.path(maps.bfloat16().float()), rtol=2e-2, atol=2e-2)
 
 
+@contextmanager
+def double() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("arguments", KINDS, ids=str)
+@pytest.mark.parametrize(("default", "side"), [(double, 23), (lambda: torch.device("meta"), 24)], ids=["float64", "meta"])
+def test_defaults_of_the_first_forward_are_not_kept(
+    default: Callable[[], AbstractContextManager[Any]], side: int, arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other test has maps of these sizes: what is kept of them is made here."""
+    path = attention_path(channels=8, heads=2, position="none", **arguments)
+    maps = torch.randn(1, 24, side, side)
+    with default():
+        path(maps)
+    close(both(path, maps, monkeypatch))
+
+
 def test_other_types_and_graphs_are_left_to_pytorch() -> None:
     maps = torch.randn(1, 12, 4, 4)
     assert native.runs_on(maps)
@@ -166,6 +202,19 @@ def test_a_compiler_that_fails_is_said_once_and_pytorch_takes_over(
     assert [record.message for record in caplog.records if "could not be compiled" in record.message] != []
     assert len(caplog.records) == 1
     assert not list(tmp_path.rglob("*.so"))
+
+
+@pytest.mark.usefixtures("fresh")
+def test_where_one_compiler_fails_the_next_is_tried(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no libgomp >&2; exit 1")
+    broken.chmod(0o755)
+    monkeypatch.setattr(compiled, "COMPILERS", ("no-such", str(broken), *compiled.COMPILERS))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert compiled.library() is not None
+    assert caplog.records == []
 
 
 @pytest.mark.usefixtures("fresh")

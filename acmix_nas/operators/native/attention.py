@@ -123,12 +123,12 @@ class _TilesFunction(torch.autograd.Function):
     def forward(
         ctx: Any, maps: Tensor, kv: Tensor | None, p: Tensor | None, bias: Tensor | None, heads: int, layout: Layout
     ) -> Tensor:  # fmt: skip
-        batch, channels = maps.shape[0], maps.shape[3] // 3
+        batch, height, width, channels = (*maps.shape[:3], maps.shape[3] // 3)
         of_kv = maps if kv is None else kv
         masks = 0 if layout.mask is None else len(layout.mask)
         ctx.of = _Tiling(
             batch, heads, channels // heads, *layout.queries.shape, layout.keys.shape[1], masks, layout.lanes,
-            3 * channels, maps[0, ..., 0].numel(), of_kv.shape[3], of_kv[0, ..., 0].numel(), layout.height * layout.width,
+            3 * channels, height * width, of_kv.shape[3], of_kv.shape[1] * of_kv.shape[2], layout.height * layout.width,
             *(at(tensor).value for tensor in (layout.queries, layout.keys, layout.outputs, layout.mask, bias)),
         )  # fmt: skip
         ctx.layout, ctx.reduced = layout, kv is not None

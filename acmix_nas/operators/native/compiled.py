@@ -26,6 +26,8 @@ __all__ = ["LANES", "at", "build", "call", "library", "runs_on"]
 LANES = 16
 """Queries in a vector."""
 FOLDER = Path(__file__).parent
+COMPILERS = ("cc", "gcc", "clang")
+"""The first that succeeds."""
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fopenmp", "-fPIC", "-shared")
 SWITCH = "ACMIX_NAS_NATIVE"
 
@@ -35,17 +37,18 @@ logger = logging.getLogger(__name__)
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled kernels, from the user's cache where this machine has compiled them before; None where it cannot."""
-    compiler = next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
-    if os.environ.get(SWITCH) == "0" or compiler is None:
+    if os.environ.get(SWITCH) == "0":
         return None
-    try:
-        return ctypes.CDLL(str(_compiled(compiler)))
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        logger.warning(
-            "attention runs in PyTorch's form, since its form in C could not be compiled: %s", said.strip().splitlines()[0]
-        )
-        return None
+    failures = []
+    for compiler in filter(None, map(shutil.which, COMPILERS)):
+        try:
+            return ctypes.CDLL(str(_compiled(compiler)))
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = getattr(error, "stderr", None) or str(error)
+            failures.append(f"{compiler}: {said.strip().splitlines()[0]}")
+    if failures:
+        logger.warning("attention runs in PyTorch's form, since its form in C could not be compiled: %s", "; ".join(failures))
+    return None
 
 
 def _compiled(compiler: str) -> Path:

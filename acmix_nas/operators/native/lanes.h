@@ -58,14 +58,21 @@ NOT_EVERYWHERE static float *scratch(size_t floats) {
     return posix_memalign(&got, 64, bytes) ? NULL : memset(got, 0, bytes);
 }
 
-/* rows[i][j] to rows[j][i]: blocks of 8, 4, 2 and 1 change places. */
-#define SWAP(size, ...)                                                                                                        \
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else /* GCC has clang's from version 12 on */
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
+#endif
+
+/* rows[i][j] to rows[j][i]: blocks of 8, 4, 2 and 1 change places. The numbers are the places that the upper rows are taken from,
+ * s before those of the lower rows. */
+#define SWAP(s, A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P)                                                                \
     for (int i = 0; i < LANES; i++)                                                                                            \
-        if (!(i & size)) {                                                                                                     \
-            const ints upper = {__VA_ARGS__}, lower = upper + size;                                                            \
-            vec a = rows[i], b = rows[i + size];                                                                               \
-            rows[i] = __builtin_shuffle(a, b, upper);                                                                          \
-            rows[i + size] = __builtin_shuffle(a, b, lower);                                                                   \
+        if (!(i & s)) {                                                                                                        \
+            vec a = rows[i], b = rows[i + s];                                                                                  \
+            rows[i] = SHUFFLE(a, b, A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P);                                           \
+            rows[i + s] = SHUFFLE(a, b, A + s, B + s, C + s, D + s, E + s, F + s, G + s, H + s, I + s, J + s, K + s, L + s,    \
+                                  M + s, N + s, O + s, P + s);                                                                 \
         }
 
 INLINE void transpose(vec *rows){SWAP(8, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
