@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def pretrained_config(backbone: str) -> PretrainedCfg | None:
     except RuntimeError:
         name = backbone.partition(".")[0]
         raise one_of("backbone", backbone, timm.list_pretrained(f"{name}.*") or [name]) from None
+
+
+def for_size(backbone: str, arguments: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """The arguments for images of this side: with `img_size` where timm builds for one size only, as Swin and ViT."""
+    config = pretrained_config(backbone)
+    flexible = {"dynamic_img_size", "strict_img_size"} & arguments.keys()
+    if config is None or not config.fixed_input_size or flexible:
+        return dict(arguments)
+    built_for = arguments.get("img_size", config.input_size[-1])
+    return dict(arguments) if built_for == image_size else {**arguments, "img_size": image_size}
 
 
 def as_features(network: nn.Module, slots: list[Slot], backbone: str, arguments: dict[str, Any]) -> nn.Module:

@@ -144,13 +144,14 @@ def search(
         if what in result:
             out.print(result[what]["said"], soft_wrap=True)  # one line, however wide
     macs = f"{show('macs', result['costs']['macs'])} MACs"
-    raced = len(result["finalists"]) > 1
+    raced = len(result["finalists"]) > 1 or config.strategy == "random"
     trained = f"in a {'warm ' if config.warm else ''}race of {len(result['finalists'])}" if raced else "with inherited weights"
     warm = f" --warm --epochs {config.race.epochs} --lr {config.race.lr:g}" if config.warm else ""
     after = f"evaluate {folder}" if raced else f"retrain {folder}{warm}"
     out.print(
         f"search-validation accuracy {result['metric']:.2%} {trained}, {macs}, "
-        f"in {result['seconds']:.0f} s\nwritten to {folder}\nnext: acmix-nas {after}"
+        f"in {result['seconds']:.0f} s{' since it went on' if result['resumed'] else ''}\n"
+        f"written to {folder}\nnext: acmix-nas {after}"
     )
 
 

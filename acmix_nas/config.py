@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from acmix_nas.backbone import for_size
 from acmix_nas.budget import parse_budget
 from acmix_nas.classification import Recipe
 from acmix_nas.cost import MEASURES
@@ -122,6 +123,7 @@ class SearchConfig:
             raise UserError(f"backbone_args must be plain values that JSON can hold; {error}") from None
         if "num_classes" in self.backbone_args:
             raise UserError("backbone_args must not say num_classes: the images do")
+        object.__setattr__(self, "backbone_args", for_size(self.backbone, self.backbone_args, self.data.image_size))
         if self.strategy not in STRATEGIES:
             raise one_of("strategy", self.strategy, STRATEGIES)
         if not self.penalty >= 0:

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.backbone import pretrained_config
+from acmix_nas.backbone import for_size
 from acmix_nas.bias import BiasLogger
 from acmix_nas.bias.history import HISTORY
 from acmix_nas.classification import Recipe
@@ -38,13 +38,11 @@ def data_of(architecture: Architecture, config: DataConfig | None = None, chosen
 
 
 def sized(architecture: Architecture, image_size: int) -> Architecture:
-    """A backbone as it stands, told the side of the images where timm builds it for one size only, as Swin and ViT."""
-    if architecture.slots or architecture.backbone is None or "img_size" in architecture.backbone_args:
+    """An architecture whose backbone is built for images of this side, where timm builds it for one size only."""
+    if architecture.backbone is None:
         return architecture
-    config = pretrained_config(architecture.backbone)
-    if config is None or not config.fixed_input_size or config.input_size[-1] == image_size:
-        return architecture
-    return dataclasses.replace(architecture, backbone_args={**architecture.backbone_args, "img_size": image_size})
+    arguments = for_size(architecture.backbone, architecture.backbone_args, image_size)
+    return dataclasses.replace(architecture, backbone_args=arguments)
 
 
 def check_same(architecture: Architecture, file: Path) -> None:

@@ -51,8 +51,6 @@ DRAWS = 10_000
 COLLAPSE = "collapse.json"
 HALF_TIME = "half-time.json"
 INHERITED = "inherited.pt"
-BEGUN = ("supernet.pt", "checkpoints/last.ckpt", "race")
-"""What tells that a search was begun in a folder."""
 
 __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", "search", "train_supernet"]
 
@@ -144,6 +142,11 @@ class SearchTask(Classification, LightningModule):
         super()._record("val" if part == "train" and self.held_out else part, loss, logits, labels)
 
 
+def begun(folder: Path) -> bool:
+    """Whether a search has come so far here that it can go on."""
+    return any((folder / name).exists() for name in ("supernet.pt", "checkpoints/last.ckpt", "race"))
+
+
 def begin(config: SearchConfig, folder: Path, resume: bool) -> None:
     """Write what a search in this folder is begun with, where none was.
 
@@ -151,7 +154,7 @@ def begin(config: SearchConfig, folder: Path, resume: bool) -> None:
         UserError: where the folder holds an unfinished search that is not to be resumed, or one of other settings, or an
             architecture that is no search's.
     """
-    if any((folder / name).exists() for name in BEGUN):
+    if begun(folder):
         if not resume:
             raise UserError(f"folder {str(folder)!r} holds an unfinished search; resume it, or take another folder")
         if SearchConfig.load(folder) != config:
@@ -275,7 +278,8 @@ def search(
     Writes into the folder, beside what `train_supernet` does: architecture.json, network.pt (its weights: the supernet's, or
     those of the race where there was one), ranking.json (what a single-path search judged), race/1, race/2, … (what
     `retrain` writes of each finalist, inherited.pt and half-time.json), history.csv and tensorboard/ (probabilities, α and β by
-    epoch), and result.json, which is what is returned, with how decided a differentiable search is, and whether it collapsed.
+    epoch), and result.json, which is what is returned, with how decided a differentiable search is, and whether it collapsed;
+    its seconds are those since the search began, or went on where it had been interrupted ("resumed").
     Of several processes the first does; the others return nothing.
 
     Raises:
@@ -285,7 +289,7 @@ def search(
         raise UserError(f"folder {str(folder)!r} holds a finished search; take another folder")
     if config.finalists > 1 and (trainer_kwargs or {}).get("devices", 1) != 1:
         raise UserError(f"finalists must be 1 on several devices, and be retrained afterwards; got {config.finalists}")
-    start = perf_counter()
+    start, resumed = perf_counter(), begun(folder)
     data = ImageData(config.data, config.recipe.seed)
     space = make_space(config, data.num_classes)
     table = costs_of(config, space, data)
@@ -329,7 +333,7 @@ def search(
         **provenance(), "trial": None, "sequence": 0, "parameters": {},
         "search": asdict(config), "architecture": "architecture.json",
         "metric": metric.get("val_accuracy", metric.get("inherited_val_accuracy")), "costs": costs,
-        "finalists": choices, "seconds": seconds["all"], "seconds_to_shortlist": seconds["shortlist"],
+        "finalists": choices, "resumed": resumed, "seconds": seconds["all"], "seconds_to_shortlist": seconds["shortlist"],
     }  # fmt: skip
     if config.differentiable and config.watch:
         result["decision"] = Decision.of(probabilities).as_json()

@@ -117,6 +117,8 @@ def evaluate(
 
     The supernet is trained by uniform sampling of single paths; the options say how.
     """
+    if searchconfig.budget or searchconfig.finalists != 1:
+        raise UserError("budget and finalists are not for single architectures; a budget belongs to the tuner's classArgs")
     config = dataclasses.replace(searchconfig, strategy="single_path")
     if check is not None:
         check_slots(config, read_json(check, "search space"))

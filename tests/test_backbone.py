@@ -8,7 +8,7 @@ import pytest
 import timm
 
 from acmix_nas.architecture import Architecture
-from acmix_nas.backbone import make_backbone
+from acmix_nas.backbone import for_size, make_backbone
 from acmix_nas.errors import UserError
 from acmix_nas.retrain import sized
 
@@ -42,3 +42,19 @@ def test_weights_that_cannot_be_fetched_are_one_line(monkeypatch: pytest.MonkeyP
 def test_a_backbone_as_it_stands_with_an_unknown_tag_is_one_line() -> None:
     with pytest.raises(UserError, match=r"got 'resnet18.typo'"):
         sized(Architecture("resnet18.typo", {}, ()), 64)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "arguments", "expected"),
+    [
+        ("swin_tiny_patch4_window7_224", {}, {"img_size": 32}),
+        ("swin_tiny_patch4_window7_224", {"img_size": 64}, {"img_size": 32}),
+        ("swin_tiny_patch4_window7_224", {"strict_img_size": False}, {"strict_img_size": False}),
+        ("resnet26", {"channels": [8]}, {"channels": [8]}),
+        ("no_model", {}, {}),
+    ],
+)
+def test_what_timm_builds_for_one_size_is_told_the_size(
+    backbone: str, arguments: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    assert for_size(backbone, arguments, 32) == expected

@@ -39,14 +39,10 @@ def test_what_is_built_for_one_size_is_told_the_size(backbone: str, image_size: 
     assert sized(Architecture(backbone, {}, (), {"depth": 1}), image_size).backbone_args == expected
 
 
-def test_a_size_that_was_said_stays() -> None:
-    architecture = Architecture("vit_tiny_patch16_224", {}, (), {"img_size": 32})
-    assert sized(architecture, 64) is architecture
-
-
-def test_a_searched_architecture_is_left_as_it_is() -> None:
-    architecture = Architecture("vit_tiny_patch16_224", {"blocks.0.attn": "global"}, ("global",))
-    assert sized(architecture, 64) is architecture
+def test_a_searched_architecture_is_told_the_size_of_other_images() -> None:
+    architecture = Architecture("vit_tiny_patch16_224", {"blocks.0.attn": "global"}, ("global",), {"img_size": 32})
+    assert sized(architecture, 64).backbone_args == {"img_size": 64}
+    assert sized(architecture, 32) == architecture
 
 
 def test_a_backbone_as_it_stands_is_trained_and_built_again(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_killed_and_continued_equals_uninterrupted(changes: dict[str, Any], tmp_
     with pytest.raises(UserError, match="of other settings"):
         search(dataclasses.replace(settings, share="none"), tmp_path / "cut", progress=False, resume=True)
     continued = search(settings, tmp_path / "cut", progress=False, resume=True)
-    assert continued["metric"] == whole["metric"]
+    assert (continued["metric"], continued["resumed"], whole["resumed"]) == (whole["metric"], True, False)
     states = [torch.load(tmp_path / name / "supernet.pt", weights_only=True) for name in ("whole", "cut")]
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, atol=0, rtol=0, msg=key)
@@ -398,6 +398,18 @@ def test_a_supernet_comes_back_and_judges(tmp_path: Path, data: ImageData) -> No
     _, accuracy = judge(space, choice, data)
     assert accuracy == pytest.approx(read_json(tmp_path / "result.json", "result")["metric"], abs=0.02)
     assert all(torch.equal(value, before[key]) for key, value in space.state_dict().items())
+
+
+def test_a_transformer_is_searched_at_the_size_of_the_images(tmp_path: Path) -> None:
+    arguments = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
+    settings = config(
+        backbone="swin_tiny_patch4_window7_224", backbone_args=arguments, slots=("*",), candidates=("home", "conv"), epochs=1,
+        arc_warmup=0, data=dataclasses.replace(DATA, image_size=32),
+    )  # fmt: skip
+    assert settings.backbone_args["img_size"] == 32
+    search(settings, tmp_path, progress=False)
+    network = build(tmp_path / "architecture.json", weights=tmp_path / "network.pt").eval()
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
 def test_the_seed_gives_the_weights() -> None:

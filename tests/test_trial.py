@@ -115,6 +115,13 @@ def test_a_supernet_of_other_options_is_refused(tmp_path: Path) -> None:
         shared_supernet(other, tmp_path)
 
 
+@pytest.mark.parametrize("option", [["--budget", "macs=1M"], ["--finalists", "3"]])
+def test_what_a_single_architecture_has_no_use_for_is_refused(option: list[str], tmp_path: Path) -> None:
+    done = trial("evaluate", *option, "--output", str(tmp_path / "x"))
+    assert done.returncode == 2
+    assert "a budget belongs to the tuner" in done.stderr
+
+
 def test_the_space_of_the_slots_passes_the_check() -> None:
     check_slots(CONFIG, SPACE)
 
