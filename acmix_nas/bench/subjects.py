@@ -158,7 +158,9 @@ def _network(
     network = timm.create_model(name, **arguments).to(device, dtype).eval()
     if fused:
         images = torch.randn(spec.batch, 3, side, side, device=device, dtype=dtype)
-        network = fuse(network, images).network
+        # The largest of our networks' differences in bfloat16 is 1.4e-2, where a wrong form differs by the output itself.
+        tolerance = 5e-2 if dtype == torch.bfloat16 else 1e-5
+        network = fuse(network, images, tolerance=tolerance).network
     return _subject(spec, network, 3, side, device, dtype)
 
 

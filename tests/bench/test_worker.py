@@ -82,6 +82,13 @@ def test_every_subject_of_a_benchmark_runs(what: str, monkeypatch: pytest.Monkey
         assert all(p.grad is None for p in parameters.values()), spec
 
 
+def test_a_fused_network_may_round_as_coarsely_as_its_type() -> None:
+    torch.manual_seed(0)
+    size = {"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 4), "window_size": 4}
+    spec = Spec("network", {"name": "swin_tiny_acmix", "side": 32, "fused": True, **size}, 1, train=False)
+    build(spec, CPU, torch.bfloat16)()
+
+
 @pytest.mark.parametrize("what", TINY)
 def test_every_subject_that_a_ratio_names_is_at_every_point(what: str) -> None:
     for comparison in TINY[what]():
