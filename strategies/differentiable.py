@@ -6,11 +6,12 @@ from typing import Any
 
 from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from acmix_nas.decision import Decision
 from acmix_nas.search_spaces import MixedSlot
 
-__all__ = ["SearchModule"]
+__all__ = ["SampledSearchModule", "SearchModule"]
 
 
 class SearchModule(DartsLightningModule):
@@ -62,6 +63,24 @@ class SearchModule(DartsLightningModule):
         decision = Decision.of(probs)
         self.log("entropy", decision.entropy, prog_bar=True)
         self.log("dominance", decision.dominance)
+
+
+class SampledSearchModule(SearchModule):
+    """The loop where sampled paths run. The architecture's steps see the backbone's batch norms with their running statistics.
+
+    A batch norm that computes its own undoes the scale of what enters it, so behind a slot, where most backbones have one,
+    ⟨∂L/∂out, o_k⟩ of the candidate that runs would be exactly zero: Gumbel would learn nothing, and Proxyless only which other
+    candidate is unlike the one that runs, and adds to it. (The candidates' own norms, inside the slots, stay as they are.)
+    """
+
+    def architecture_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        inside = {norm for slot in self.slots() for norm in slot.modules()}
+        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training and m not in inside]
+        for norm in norms:
+            norm.eval()
+        super().architecture_step(batch, batch_idx)
+        for norm in norms:
+            norm.train()
 
 
 def loss_of(given: Any) -> Tensor:

@@ -7,11 +7,10 @@ from typing import Any
 
 from nni.nas.strategy import DARTS as NniDARTS
 from pytorch_lightning import LightningModule
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from acmix_nas.config import check_temperature
 from acmix_nas.search_spaces import GumbelSlot
-from acmix_nas.strategies.differentiable import SearchModule
+from acmix_nas.strategies.differentiable import SampledSearchModule
 
 __all__ = ["Gumbel"]
 
@@ -48,13 +47,8 @@ class Gumbel(NniDARTS):
         )
 
 
-class GumbelModule(SearchModule):
-    """The loop, which cools down from epoch to epoch.
-
-    The architecture's steps see the backbone's batch norms with their running statistics. A batch norm that computes its own
-    undoes the scale of what enters it, so behind a slot, where most backbones have one, the gradient of the sample's weight
-    1 + p_k − stop(p_k) would be exactly zero. (The candidates' own norms, inside the slots, stay as they are.)
-    """
+class GumbelModule(SampledSearchModule):
+    """The loop, which cools down from epoch to epoch."""
 
     def __init__(self, training_module: LightningModule, temperature: tuple[float, float], **others: Any) -> None:
         super().__init__(training_module, **others)
@@ -69,12 +63,3 @@ class GumbelModule(SearchModule):
             if isinstance(slot, GumbelSlot):
                 slot.temperature = now
         super().on_train_epoch_start()
-
-    def architecture_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        inside = {norm for slot in self.slots() for norm in slot.modules()}
-        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training and m not in inside]
-        for norm in norms:
-            norm.eval()
-        super().architecture_step(batch, batch_idx)
-        for norm in norms:
-            norm.train()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nni.nas.strategy import Proxyless as NniProxyless
 from pytorch_lightning import LightningModule
 
-from acmix_nas.strategies.differentiable import SearchModule
+from acmix_nas.strategies.differentiable import SampledSearchModule
 
 __all__ = ["Proxyless"]
 
@@ -13,12 +13,13 @@ __all__ = ["Proxyless"]
 class Proxyless(NniProxyless):
     """NNI's Proxyless (Cai et al. 2019): one sampled candidate runs with a gradient, and the architecture sees all.
 
-    It continues to the same bits after an interruption, logs how decided it is, and gives the most likely operators, where
-    NNI's gives a random sample. Its arguments are those of NNI's.
+    It continues to the same bits after an interruption, logs how decided it is, gives the most likely operators, where NNI's
+    gives a random sample, and judges the candidate that runs where a batch norm stands behind it, see `SampledSearchModule`.
+    Its arguments are those of NNI's.
     """
 
-    def configure_oneshot_module(self, training_module: LightningModule) -> SearchModule:
-        return SearchModule(
+    def configure_oneshot_module(self, training_module: LightningModule) -> SampledSearchModule:
+        return SampledSearchModule(
             training_module,
             arc_learning_rate=self.arc_learning_rate,
             gradient_clip_val=self.gradient_clip_val,

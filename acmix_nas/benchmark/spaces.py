@@ -186,7 +186,7 @@ CUED = Space(
     ),
     len(cued.CUED["cued-digits"].classes),
     {"macs": 1.2e6},
-    {"darts": 6, "proxyless": 6, "gumbel": 24},
+    {"darts": 6, "proxyless": 24, "gumbel": 24},
 )
 """Four slots, three candidates, 81 architectures, on `cued-digits`."""
 

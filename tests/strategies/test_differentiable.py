@@ -14,7 +14,7 @@ from acmix_nas.config import DIFFERENTIABLE
 from acmix_nas.data import ImageData
 from acmix_nas.operators import Mixing
 from acmix_nas.search import make_space, make_strategy, train_supernet
-from acmix_nas.search_spaces import MixedSlot
+from acmix_nas.search_spaces import GumbelSlot, MixedSlot, ProxylessSlot
 from acmix_nas.strategies.differentiable import SearchModule
 from tests.small import RESNET
 from tests.test_search import config
@@ -66,6 +66,33 @@ def test_the_architectures_step_computes_no_gradient_of_the_weights(
     settings = config(strategy=strategy, epochs=1, arc_warmup=0)
     train_supernet(settings, ImageData(settings.data, 0), make_space(settings, 10), tmp_path, progress=False)
     assert set(seen) == {1.0}
+
+
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize(("strategy", "kind"), [("gumbel", GumbelSlot), ("proxyless", ProxylessSlot)])
+def test_behind_a_batch_norm_only_running_statistics_say_what_the_sampled_candidate_is_worth(
+    strategy: str, kind: type[MixedSlot], running: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cosine of its output and the loss's gradient in the architecture's steps, which is as good as none without them."""
+    if not running:
+        monkeypatch.setattr("acmix_nas.strategies.differentiable._BatchNorm", ())
+    cosines: list[float] = []
+    run = kind.forward
+
+    def watched(slot: MixedSlot, x: torch.Tensor) -> torch.Tensor:
+        out = run(slot, x)
+        if not next(slot.candidates.parameters()).requires_grad:
+            value = out.detach().flatten()
+            out.register_hook(lambda g: cosines.append(float(torch.cosine_similarity(g.flatten(), value, dim=0).abs())))
+        return out
+
+    monkeypatch.setattr(kind, "forward", watched)
+    backbone_args = {"channels": [8, 8, 16, 16], "zero_init_last": False}  # so that every slot matters from the start
+    settings = config(strategy=strategy, arc_warmup=0, epochs=1, backbone_args=backbone_args)
+    space = make_space(settings, 10)
+    train_supernet(settings, ImageData(settings.data, 0), space, tmp_path, progress=False)
+    assert (max(cosines) > 1e-2) == running
+    assert all(norm.training for norm in space.modules() if isinstance(norm, torch.nn.BatchNorm2d))
 
 
 @pytest.mark.parametrize("strategy", DIFFERENTIABLE)

@@ -105,31 +105,6 @@ def test_it_cools_down_linearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(dict.fromkeys(seen)) == [4.0, 2.5, 1.0]
 
 
-@pytest.mark.parametrize("running", [False, True])
-def test_behind_a_batch_norm_only_running_statistics_leave_the_architecture_a_gradient(
-    running: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Through the strategy's own step; without the running statistics, the gradient is as good as none."""
-    if not running:
-        monkeypatch.setattr("acmix_nas.strategies.gumbel._BatchNorm", ())
-    gradients: list[float] = []
-    step = torch.optim.Adam.step
-
-    def watched(optimizer: torch.optim.Adam, *arguments: Any, **others: Any) -> Any:
-        if getattr(optimizer, "is_arch_optimizer", False):
-            gradients.extend(float(p.grad.abs().max()) for group in optimizer.param_groups for p in group["params"])
-        return step(optimizer, *arguments, **others)
-
-    monkeypatch.setattr(torch.optim.Adam, "step", watched)
-    backbone_args = {"channels": [8, 8, 16, 16], "zero_init_last": False}  # so that every slot matters from the start
-    settings = config(strategy="gumbel", temperature=(1.0, 1.0), backbone_args=backbone_args)
-    space = make_space(settings, 10)
-    train_supernet(settings, ImageData(settings.data, 0), space, tmp_path, progress=False)
-    assert (max(gradients) > 1e-3) == running
-    norms = [module for module in space.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert all(norm.training for norm in norms)
-
-
 def test_a_step_asks_a_slot_for_one_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(strategy="gumbel", arc_warmup=0)
     asked: list[int] = []
