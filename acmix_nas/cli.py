@@ -526,7 +526,7 @@ def assess(
     """What a strategy is worth on a space: regret beside random search's, ranks, agreement, time."""
     from acmix_nas.benchmark import Table, shipped, space_of, tabulate
     from acmix_nas.benchmark.assess import assess as run_assessment
-    from acmix_nas.benchmark.assess import check_strategies, report
+    from acmix_nas.benchmark.assess import check_budget, check_strategies, report
 
     chosen = space_of(space)
     check_strategies(strategy, chosen)
@@ -537,6 +537,7 @@ def assess(
     elif space in NAMED:
         trained = shipped(space)
     else:
+        check_budget(chosen, chosen.choices(sample))
         trained = tabulate(chosen, folder / "table.json", seeds=2, sample=sample, workers=workers)
     outcomes = run_assessment(trained, strategy, seeds, folder / "assessment.json", workers, warm)
     for screen in report(trained, outcomes, folder / "assessment.md"):

@@ -103,7 +103,7 @@ class SearchConfig:
     watch: bool = True
     patience: int = 3
     samples: int = 100
-    budget: Sequence[str] = ()
+    budget: Sequence[str] = field(default=(), metadata={"repeated": True})
     finalists: int = 1
     apart: int = 2
     race_start: str | None = None
@@ -123,7 +123,6 @@ class SearchConfig:
             raise UserError(f"backbone_args must be plain values that JSON can hold; {error}") from None
         if "num_classes" in self.backbone_args:
             raise UserError("backbone_args must not say num_classes: the images do")
-        object.__setattr__(self, "backbone_args", for_size(self.backbone, self.backbone_args, self.data.image_size))
         if self.strategy not in STRATEGIES:
             raise one_of("strategy", self.strategy, STRATEGIES)
         if not self.penalty >= 0:
@@ -174,6 +173,11 @@ class SearchConfig:
     def limits(self) -> dict[str, float]:
         """The budget: cost → the largest allowed."""
         return parse_budget(self.budget)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What timm's create_model takes for the backbone, at the size of the images."""
+        return for_size(self.backbone, self.backbone_args, self.data.image_size)
 
     @property
     def differentiable(self) -> bool:

@@ -47,7 +47,9 @@ def options(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.name not in {group.__name__.lower() for group in groups}]
         added = {name: (owner, field) for group in groups for name, owner, field in _fields(group)}
-        kinds = {name: _type(owner, field) for name, (owner, field) in added.items()}
+        kinds = {
+            name: list[str] if field.metadata.get("repeated") else _type(owner, field) for name, (owner, field) in added.items()
+        }
         kinds |= {p.name: Mapping for p in own if p.annotation == BackboneArgs}
 
         def read_file(context: typer.Context, file: Path | None) -> None:
@@ -64,7 +66,7 @@ def options(*groups: type) -> Callable[[Callable[..., None]], Callable[..., None
             *own,
             *(
                 inspect.Parameter(
-                    name, inspect.Parameter.KEYWORD_ONLY, default=_default(owner, field), annotation=_annotation(owner, field)
+                    name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=_annotation(owner, field)
                 )
                 for name, (owner, field) in added.items()
             ),
@@ -196,7 +198,7 @@ def _as_typed(kind: Any, value: Any) -> Any:
         raise ValueError(expected)
     if isinstance(value, dict):
         return [f"{key}={json.dumps(entry)}" for key, entry in value.items()]
-    return ",".join(map(str, value)) if isinstance(value, list) and float in typing.get_args(kind) else value
+    return ",".join(map(str, value)) if isinstance(value, list) and origin is not list else value
 
 
 def _is_number(value: Any) -> bool:
@@ -233,18 +235,13 @@ def _is_group(group: type, field: dataclasses.Field[Any]) -> bool:
     return dataclasses.is_dataclass(_type(group, field))
 
 
-def _default(group: type, field: dataclasses.Field[Any]) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
     value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
     if isinstance(value, Mapping):
         return [f"{k}={json.dumps(v)}" for k, v in value.items()]
     if isinstance(value, tuple):
-        return list(value) if _is_texts(_type(group, field)) else ",".join(map(str, value))
+        return list(value) if field.metadata.get("repeated") else ",".join(map(str, value))
     return value
-
-
-def _is_texts(kind: Any) -> bool:
-    """Whether it is a list of texts, which may be typed in one option with commas, or in several."""
-    return kind is not str and typing.get_args(kind)[:1] == (str,) and not issubclass(typing.get_origin(kind), Mapping)
 
 
 def _annotation(group: type, field: dataclasses.Field[Any]) -> Any:
@@ -255,7 +252,7 @@ def _annotation(group: type, field: dataclasses.Field[Any]) -> Any:
         metavar = None
     elif issubclass(origin, Mapping):
         kind, metavar, callback = list[str], "KEY=VALUE", _over_file
-    elif _is_texts(kind):
+    elif field.metadata.get("repeated"):
         kind, metavar = list[str], "A,B,…"
     else:
         kind, metavar = str, "A,B,…"
@@ -286,6 +283,8 @@ def _value(name: str, field: dataclasses.Field[Any], value: Any) -> Any:
         if value is not None and ("tuple" in kind or "Sequence" in kind):
             texts = [value] if isinstance(value, str) else value
             parts = [part.strip() for text in texts for part in str(text).split(",") if part.strip()]
+            if field.metadata.get("repeated"):  # the later of two stands over the earlier, as with all options
+                parts = list({part.partition("=")[0]: part for part in parts}.values())
             return tuple(float(part) for part in parts) if "float" in kind else tuple(parts)
     except ValueError as error:
         raise UserError(f"--{name.replace('_', '-')}: {error}") from None

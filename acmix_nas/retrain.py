@@ -13,12 +13,10 @@ import pytorch_lightning as pl
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.backbone import for_size
 from acmix_nas.bias import BiasLogger
-from acmix_nas.bias.history import HISTORY
 from acmix_nas.classification import Recipe
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
-from acmix_nas.files import unused
-from acmix_nas.train import begun, first_process, fit, seed_all
+from acmix_nas.train import begun, fit, seed_all
 
 __all__ = ["data_of", "retrain", "sized"]
 
@@ -52,7 +50,7 @@ def check_same(architecture: Architecture, file: Path) -> None:
         UserError: where it is not.
     """
     begun_with = Architecture.load(file)
-    for what in ("backbone", "backbone_args", "slots"):
+    for what in ("backbone", "backbone_args", "slots", "heads"):
         # As JSON, where a tuple is a list.
         ours, theirs = (json.dumps(getattr(one, what), sort_keys=True) for one in (architecture, begun_with))
         if ours != theirs:
@@ -83,22 +81,20 @@ def retrain(
 
     Args:
         weights: a state dict to start from; from scratch by default.
-        resume: as of `fit`; what a run left that was cut off before its first checkpoint is then written anew.
+        resume: as of `fit`.
         until: pause after so many epochs, see `fit`.
         backbone_args: more for timm's `create_model`, such as `drop_path_rate`.
 
     Raises:
-        UserError: as `fit`, `build` and `ImageData` do, and where the folder holds an architecture or a history already.
+        UserError: as `fit`, `build` and `ImageData` do, and where the folder holds another architecture.
     """
     goes_on = begun(folder, resume)
-    if not (goes_on or resume) and first_process():  # the other processes begin when the first has written
-        unused(folder / "architecture.json", folder / HISTORY)
     data = ImageData(data_config, recipe.seed)
     arguments = {**architecture.backbone_args, **(backbone_args or {})}
     architecture = dataclasses.replace(architecture, data=data.described, backbone_args=arguments)
     architecture = sized(architecture, data.image_size)
     file = folder / "architecture.json"
-    if goes_on:
+    if file.exists():  # of what goes on, or was refused or cut off before its first checkpoint
         check_same(architecture, file)
     seed_all(recipe.seed)
     network = build(architecture, weights=weights)

@@ -58,7 +58,7 @@ __all__ = ["describe", "judge", "load_supernet", "make_space", "make_strategy", 
 def make_space(config: SearchConfig, num_classes: int) -> HybridSpace:
     """The search space, with the weights that the seed gives."""
     seed_all(config.recipe.seed)
-    arguments = {**config.backbone_args, "num_classes": num_classes}
+    arguments = {**config.arguments, "num_classes": num_classes}
     return HybridSpace(config.backbone, config.candidates, config.slots, config.heads, config.share, arguments)
 
 
@@ -85,7 +85,7 @@ def make_strategy(config: SearchConfig, table: CostTable | None = None) -> OneSh
 def describe(config: SearchConfig, data: ImageData, choice: Mapping[str, str], **found: Any) -> Architecture:
     """The architecture of a choice in this space; `found` is what the search says of it."""
     return Architecture(
-        config.backbone, choice, config.candidates, config.backbone_args, config.slots, config.heads,
+        config.backbone, choice, config.candidates, config.arguments, config.slots, config.heads,
         seed=config.recipe.seed, data=data.described, **found,
     )  # fmt: skip
 
@@ -349,7 +349,7 @@ def costs_of(config: SearchConfig, space: HybridSpace, data: ImageData) -> CostT
     table = CostTable.of(space.backbone, space.slots, size)
     if "latency" not in config.limits and not (config.penalty and config.cost == "latency"):
         return table
-    backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": data.num_classes})
+    backbone = make_backbone(config.backbone, {**config.arguments, "num_classes": data.num_classes})
     open_blocks(backbone)
     return timed(table, backbone, space.slots, size)
 

@@ -38,7 +38,7 @@ def workers(number: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in active_children():
             if process not in others:
-                process.terminate()
+                process.kill()  # Lightning takes SIGTERM for the end of one training, and the pool would begin the next
                 process.join()
 
 

@@ -35,7 +35,7 @@ class DARTS(NniDARTS):
 
     Args:
         penalty: weight of the expected cost; 0 searches for accuracy alone.
-        cost: what it counts, "macs" or "parameters".
+        cost: what it counts, "macs", "parameters", or "latency" with a table that has it.
         table: the cost table; measured at the size of the first images by default.
         learn_mixing: whether α and β are learned during the search after all.
         order: 1 or 2.

@@ -42,6 +42,7 @@ class Group:
         heads: of the slots.
         table: more of it.
         flag: on or off.
+        limits: of several things.
     """
 
     number: int = 3
@@ -50,6 +51,7 @@ class Group:
     heads: int | Mapping[str, int] | None = None
     table: Mapping[str, Any] = field(default_factory=dict)
     flag: bool = False
+    limits: Sequence[str] = field(default=(), metadata={"repeated": True})
     inner: Inner = field(default_factory=Inner)
 
 
@@ -82,7 +84,8 @@ def test_nothing_typed_gives_the_defaults() -> None:
     [
         (["--number", "5"], Group(number=5)),
         (["--words", "c, d"], Group(words=("c", "d"))),
-        (["--words", "c", "--words", "d,e"], Group(words=("c", "d", "e"))),
+        (["--words", "c", "--words", "d"], Group(words=("d",))),
+        (["--limits", "a=1,b=2", "--limits", "b=3"], Group(limits=("a=1", "b=3"))),
         (["--depth", "7"], Group(inner=Inner(7))),
         (["--pair", "0.5,1"], Group(pair=(0.5, 1.0))),
         (["--heads", "8"], Group(heads=8)),
@@ -136,7 +139,7 @@ def test_an_unknown_parameter_of_a_trial_is_named() -> None:
 
 
 def test_names_are_those_of_the_options() -> None:
-    assert names(Group) == {"number", "words", "pair", "heads", "table", "flag", "depth"}
+    assert names(Group) == {"number", "words", "pair", "heads", "table", "flag", "limits", "depth"}
     assert {"data", "data_root", "lr"} < names(DataConfig, Recipe)
 
 
@@ -145,6 +148,7 @@ def test_names_are_those_of_the_options() -> None:
     [
         ("number: 5", Group(number=5)),
         ("words: [c, d]", Group(words=("c", "d"))),
+        ("limits: [a=1, b=2]", Group(limits=("a=1", "b=2"))),
         ("pair: [0.5, 1]", Group(pair=(0.5, 1.0))),
         ("pair: [5e-1, 1]", Group(pair=(0.5, 1.0))),
         ("heads: 8", Group(heads=8)),
@@ -174,7 +178,10 @@ def test_pairs_that_are_typed_leave_the_other_keys_of_a_recipe(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lerning_rate: 1", "'lerning_rate' is no option of this command; it has backbone_args, depth, flag, heads, number"),
+        (
+            "lerning_rate: 1",
+            "'lerning_rate' is no option of this command; it has backbone_args, depth, flag, heads, limits, number",
+        ),
         ("number: many", "number must be a whole number; got 'many'"),
         ("number: true", "number must be a whole number; got True"),
         ("number: 2.5", "number must be a whole number; got 2.5"),

@@ -92,21 +92,28 @@ def test_what_is_refused_leaves_the_architecture_of_the_unfinished_run(resume: b
     assert (tmp_path / "architecture.json").read_text() == before
 
 
-@pytest.mark.parametrize(
-    ("name", "resume"), [("architecture.json", False), ("history.csv", False), ("network.pt", False), ("network.pt", True)]
-)
-def test_what_an_export_left_in_the_folder_is_not_overwritten(name: str, resume: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(("name", "said"), [("architecture.json", "is not JSON"), ("network.pt", "exists already")])
+def test_what_an_export_left_in_the_folder_is_not_overwritten(name: str, said: str, resume: bool, tmp_path: Path) -> None:
     (tmp_path / name).write_text("precious")
-    with pytest.raises(UserError, match=f"{name}' exists already"):
+    with pytest.raises(UserError, match=f"{name}' {said}"):
         one_epoch(tmp_path, resume=resume)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "precious")]
 
 
-def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+def test_another_architecture_than_the_folders_is_refused(tmp_path: Path) -> None:
+    kept = Architecture("resnet10t", {}, (), {"channels": [8, 8, 8, 8]}).save(tmp_path / "architecture.json").read_text()
+    with pytest.raises(UserError, match="its backbone_args differ"):
+        one_epoch(tmp_path)
+    assert (tmp_path / "architecture.json").read_text() == kept
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(resume: bool, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         one_epoch(tmp_path, callbacks=[Interrupt(begun=False)])
     assert (tmp_path / "architecture.json").exists()
-    assert one_epoch(tmp_path, resume=True)["epochs"] == 1
+    assert one_epoch(tmp_path, resume=resume)["epochs"] == 1
 
 
 def test_only_the_same_network_is_resumed_even_where_shapes_agree(tmp_path: Path) -> None:

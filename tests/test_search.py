@@ -406,7 +406,7 @@ def test_a_transformer_is_searched_at_the_size_of_the_images(tmp_path: Path) -> 
         backbone="swin_tiny_patch4_window7_224", backbone_args=arguments, slots=("*",), candidates=("home", "conv"), epochs=1,
         arc_warmup=0, data=dataclasses.replace(DATA, image_size=32),
     )  # fmt: skip
-    assert settings.backbone_args["img_size"] == 32
+    assert settings.arguments["img_size"] == 32
     search(settings, tmp_path, progress=False)
     network = build(tmp_path / "architecture.json", weights=tmp_path / "network.pt").eval()
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from multiprocessing import active_children
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,6 +54,24 @@ def test_a_killed_worker_ends_the_work() -> None:
 def test_what_a_job_raises_is_raised_here() -> None:
     with pytest.raises(ValueError, match="wrong"):
         list(each(wrong, [(job,) for job in range(4)], 2))
+
+
+def stubborn(file: Path) -> None:
+    """As Lightning takes it: the signal ends this training, and the next begins."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("no more"))
+    with file.open("a") as log:
+        log.write("began\n")
+    time.sleep(600)
+
+
+def test_nothing_begins_when_the_block_is_left(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    with workers(1) as pool:
+        for _ in range(3):
+            pool.submit(stubborn, file)
+        while not file.exists():
+            time.sleep(0.1)
+    assert file.read_text() == "began\n"
 
 
 def test_what_runs_ends_with_the_block() -> None:

@@ -157,6 +157,16 @@ def check_strategies(names: Sequence[str], space: Space) -> None:
         space.search(name, 0)
 
 
+def check_budget(space: Space, choices: Sequence[Choice]) -> None:
+    """Whether any of what is to be trained is within the space's budget.
+
+    Raises:
+        UserError: where none is.
+    """
+    if not any(fits(space.cost(choice), space.budget) for choice in choices):
+        raise UserError(f"budget of {space.name} is met by none of {len(choices)} architectures: take a larger sample")
+
+
 def assess(
     table: Table, strategies: Sequence[str], seeds: int, path: Path, workers: int = 2, warm: int = 0,
     search: Callable[[Table, str, int, int], Outcome] = outcome_of,
@@ -184,7 +194,8 @@ def assess(
     outcomes: dict[tuple[str, int], Outcome] = {}
     if path.exists():
         content = read_json(path, "assessment")
-        begun = content.get("searches", {})
+        searched = {one["strategy"] for one in content["outcomes"]}
+        begun = {name: shape for name, shape in content.get("searches", {}).items() if name in searched}
         other = any(begun.get(name, shape) != shape for name, shape in searches.items())
         if other or {key: content.get(key) for key in of} != of:
             raise UserError(f"assessment {str(path)!r} is of another space, or of other settings; take another file")

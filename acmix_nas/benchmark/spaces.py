@@ -61,7 +61,7 @@ class Space:
     def backbone(self) -> nn.Module:
         """As it stands before anything is chosen, made anew."""
         config = self.config
-        backbone = make_backbone(config.backbone, {**config.backbone_args, "num_classes": self.num_classes})
+        backbone = make_backbone(config.backbone, {**config.arguments, "num_classes": self.num_classes})
         open_blocks(backbone)
         return backbone
 
@@ -148,7 +148,7 @@ class Space:
             config.backbone,
             self.by_slot(choice),
             config.candidates,
-            config.backbone_args,
+            config.arguments,
             config.slots,
             config.heads,
             data=data,

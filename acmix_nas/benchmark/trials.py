@@ -99,7 +99,7 @@ def queries(table: Table, strategy: Strategy | Tuner, budget: Mapping[str, float
 
 def _space(table: Table) -> HybridSpace:
     config = table.space.config
-    arguments = {**config.backbone_args, "num_classes": table.space.num_classes}
+    arguments = {**config.arguments, "num_classes": table.space.num_classes}
     return HybridSpace(config.backbone, config.candidates, config.slots, config.heads, config.share, arguments)
 
 

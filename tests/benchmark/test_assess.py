@@ -16,6 +16,7 @@ from acmix_nas.benchmark.assess import (
     agreement,
     assess,
     best_of,
+    check_budget,
     check_strategies,
     dearest,
     interval_of,
@@ -227,6 +228,12 @@ def test_the_report_has_both_tables(tmp_path: Path) -> None:
 def test_what_cannot_be_assessed_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="strategy must be one of single_path, darts"):
         check_strategies(["darts", name], CUED)
+
+
+def test_a_budget_that_nothing_to_be_trained_meets_is_refused() -> None:
+    check_budget(CUED, CUED.choices(5))
+    with pytest.raises(UserError, match="is met by none of 5 architectures: take a larger sample"):
+        check_budget(replace(CUED, budget={"macs": 1.0}), CUED.choices(5))
 
 
 def test_what_cannot_be_searched_is_refused_before_anything_is_trained() -> None:
