@@ -122,20 +122,24 @@ def test_evaluation_keeps_no_graph() -> None:
     assert seen == [(False, True)]
 
 
-def test_both_halves_of_a_step_see_images_of_their_own() -> None:
+@pytest.mark.parametrize("stock", [False, True])
+def test_both_halves_of_a_step_see_images_of_their_own(stock: bool) -> None:
     seen: list[float] = []
+    wanted: list[bool] = []
 
     class Sees(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             seen.append(x.mean().item())
+            wanted.append(self.weight.requires_grad)
             return super().forward(x.flatten(1)) * self.chosen
 
     space = Sees(3, 2)
     space.chosen = nn.Parameter(torch.ones(2))
     images = torch.stack((torch.zeros(4, 3, 1, 1), torch.ones(4, 3, 1, 1)))
-    step = DartsStep(space, [space.chosen], images, torch.zeros(2, 4, dtype=torch.long))
+    step = DartsStep(space, [space.chosen], images, torch.zeros(2, 4, dtype=torch.long), stock)
     step()
     assert seen == [0, 1]
+    assert wanted == [stock, True]
     # The weights' gradient is that of the second half alone, as after NNI's zero_grad.
     torch.testing.assert_close(space.weight.grad[:, 0], space.bias.grad)
 
