@@ -15,28 +15,24 @@ from typing import TYPE_CHECKING, Any
 # NNI wraps what it finds in torch.nn, and warns of every class there that is not a module.
 warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
 
-from acmix_nas.registration import register_networks  # noqa: E402
-
 if TYPE_CHECKING:
     from acmix_nas import models
     from acmix_nas.architecture import Architecture, build
-    from acmix_nas.errors import UserError
-    from acmix_nas.fusion import fuse
+    from acmix_nas.deploy.fusion import fuse
     from acmix_nas.operators import ACmix
     from acmix_nas.search_spaces import hybridize
+    from acmix_nas.util.errors import UserError
 
 __all__ = ["ACmix", "Architecture", "UserError", "build", "fuse", "hybridize", "models"]
 
 MODULES = {
     "ACmix": "operators",
     "Architecture": "architecture",
-    "UserError": "errors",
+    "UserError": "util.errors",
     "build": "architecture",
-    "fuse": "fusion",
+    "fuse": "deploy.fusion",
     "hybridize": "search_spaces",
 }
-
-register_networks()
 
 
 def __getattr__(name: str) -> Any:

@@ -10,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from acmix_nas.backbone import load_weights, make_backbone
-from acmix_nas.blocks import open_blocks
-from acmix_nas.errors import UserError
-from acmix_nas.files import provenance, read_json, write_json
-from acmix_nas.slot import Heads, OperatorName, Slot, check_candidates, find_slots, make_operator, put
+from acmix_nas.slots.backbones import load_weights, make_backbone
+from acmix_nas.slots.blocks import open_blocks
+from acmix_nas.slots.slot import Heads, OperatorName, Slot, check_candidates, find_slots, make_operator, put
+from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import provenance, read_json, write_json
 
 __all__ = ["Architecture", "build"]
 

@@ -14,8 +14,8 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, distributed, nn
 
 from acmix_nas.operators import Mixing
-from acmix_nas.slot import Slot, make_operator
-from acmix_nas.supernet import Candidates, Lean
+from acmix_nas.slots.slot import Slot, make_operator
+from acmix_nas.supernet.candidates import Candidates, Lean
 
 __all__ = ["GumbelSlot", "HybridSlot", "MixedSlot", "ProxylessSlot", "SampledSlot"]
 

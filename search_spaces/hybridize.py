@@ -10,12 +10,12 @@ from nni.nas.strategy import DARTS, Proxyless
 from nni.nas.strategy.base import Strategy
 from torch import Tensor, nn
 
-from acmix_nas.backbone import make_backbone
-from acmix_nas.blocks import open_blocks
-from acmix_nas.errors import one_of
 from acmix_nas.search_spaces.hybrid_slot import HybridSlot, MixedSlot, ProxylessSlot, SampledSlot
-from acmix_nas.slot import DEFAULT_CANDIDATES, Heads, find_slots, put
-from acmix_nas.supernet import SHARING
+from acmix_nas.slots.backbones import make_backbone
+from acmix_nas.slots.blocks import open_blocks
+from acmix_nas.slots.slot import DEFAULT_CANDIDATES, Heads, find_slots, put
+from acmix_nas.supernet.candidates import SHARING
+from acmix_nas.util.errors import one_of
 
 __all__ = ["HybridSpace", "hybridize"]
 

@@ -11,11 +11,11 @@ from nni.nas.strategy import DARTS as NniDARTS
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from acmix_nas.cost import MEASURES, CostTable
-from acmix_nas.errors import UserError, one_of
+from acmix_nas.costs.table import MEASURES, CostTable
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
 from acmix_nas.strategies.differentiable import SearchModule, loss_of
 from acmix_nas.strategies.unrolled import buffers_kept, same_draws, unrolled
+from acmix_nas.util.errors import UserError, one_of
 
 __all__ = ["DARTS"]
 

@@ -8,7 +8,7 @@ from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from acmix_nas.decision import Decision
+from acmix_nas.bias.decision import Decision
 from acmix_nas.search_spaces import MixedSlot
 
 __all__ = ["SampledSearchModule", "SearchModule"]

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from acmix_nas.errors import UserError
+from acmix_nas.util.errors import UserError
 
 __all__ = ["RegularizedEvolution"]
 

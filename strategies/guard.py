@@ -8,9 +8,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from acmix_nas.decision import Decision
-from acmix_nas.errors import UserError
+from acmix_nas.bias.decision import Decision
 from acmix_nas.search_spaces import MixedSlot
+from acmix_nas.util.errors import UserError
 
 __all__ = ["Guard"]
 

@@ -8,8 +8,8 @@ from nni.nas.oneshot.pytorch.sampling import RandomSamplingLightningModule
 from nni.nas.strategy import RandomOneShot
 from pytorch_lightning import LightningModule
 
-from acmix_nas.errors import UserError
 from acmix_nas.search_spaces import SampledSlot
+from acmix_nas.util.errors import UserError
 
 __all__ = ["SinglePath"]
 

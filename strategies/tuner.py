@@ -10,8 +10,8 @@ from nni import NoMoreTrialError
 from nni.tuner import Tuner
 from nni.utils import MetricType, extract_scalar_reward
 
-from acmix_nas.errors import UserError
 from acmix_nas.strategies.evolution import RegularizedEvolution
+from acmix_nas.util.errors import UserError
 
 __all__ = ["EvolutionTuner"]
 
@@ -96,13 +96,13 @@ def within(
 ) -> Feasible:
     """Whether an architecture meets a budget, by the table of costs; arguments and errors as of `EvolutionTuner`."""
     # PyTorch and timm, which take seconds to import.
-    from acmix_nas.backbone import make_backbone
-    from acmix_nas.blocks import open_blocks
-    from acmix_nas.budget import parse_budget
-    from acmix_nas.cost import CostTable
-    from acmix_nas.derive import derive
-    from acmix_nas.latency import timed
-    from acmix_nas.slot import check_candidates, find_slots
+    from acmix_nas.costs.budget import parse_budget
+    from acmix_nas.costs.program import derive
+    from acmix_nas.costs.table import CostTable
+    from acmix_nas.deploy.latency import timed
+    from acmix_nas.slots.backbones import make_backbone
+    from acmix_nas.slots.blocks import open_blocks
+    from acmix_nas.slots.slot import check_candidates, find_slots
 
     limits, arguments = parse_budget(budget), dict(network)
     backbone = make_backbone(arguments.pop("backbone"), arguments)

@@ -11,6 +11,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 import torch
 
+import acmix_nas.models
+import acmix_nas.research.cued_net  # noqa: F401  both fill timm's registry
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():

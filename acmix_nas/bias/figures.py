@@ -24,8 +24,8 @@ from acmix_nas.bias.observation import (
     stage_of,
     with_probability,
 )
-from acmix_nas.errors import UserError
-from acmix_nas.files import command_line
+from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import command_line
 
 __all__ = ["figure5", "heat_map", "probability_figure", "save"]
 

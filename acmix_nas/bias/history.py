@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from acmix_nas.bias.observation import Observation
-from acmix_nas.errors import UserError
-from acmix_nas.files import command_line, write_text
+from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import command_line, write_text
 
 __all__ = ["HISTORY", "append_history", "read_history", "write_table"]
 

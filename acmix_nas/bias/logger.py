@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from acmix_nas.bias.history import HISTORY, append_history, read_history
 from acmix_nas.bias.observation import Observation, observe
 from acmix_nas.bias.tensorboard import write_figures, write_layout, write_scalars
-from acmix_nas.errors import UserError
+from acmix_nas.util.errors import UserError
 
 __all__ = ["BiasLogger"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from acmix_nas.bias.figures import figure5, heat_map, probability_figure, save
 from acmix_nas.bias.history import HISTORY, read_history, write_table
 from acmix_nas.bias.observation import Observation, acmix_of, last_epoch, log_ratio, with_probability
-from acmix_nas.errors import UserError
+from acmix_nas.util.errors import UserError
 
 __all__ = ["report"]
 

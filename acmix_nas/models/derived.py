@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from timm.models import register_model
 from torch import nn
 
-from acmix_nas.errors import UserError
-
-if TYPE_CHECKING:
-    from acmix_nas.architecture import Architecture
+from acmix_nas.architecture import Architecture, build, skeleton
+from acmix_nas.slots.backbones import as_features
+from acmix_nas.util.errors import UserError
 
 FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls", "output_fmt")
 
@@ -28,10 +27,6 @@ def acmix_nas(pretrained: bool = False, architecture: str | Path | Architecture 
     Raises:
         UserError: as `build` does.
     """
-    # The registry is filled before anything that builds networks can be imported.
-    from acmix_nas.architecture import Architecture, build, skeleton
-    from acmix_nas.backbone import as_features
-
     if architecture is None:
         raise UserError("architecture must be given: timm.create_model('acmix_nas', architecture='architecture.json')")
     if not isinstance(architecture, Architecture):

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from acmix_nas.errors import UserError
 from acmix_nas.models.resnet import OperatorResNet
 from acmix_nas.models.swin import ACmixSwin
 from acmix_nas.operators import ACmix
+from acmix_nas.util.errors import UserError
 
 __all__ = ["load_published"]
 

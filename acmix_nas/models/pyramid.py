@@ -11,7 +11,7 @@ from timm.models import build_model_with_cfg, checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from acmix_nas.errors import UserError, one_of
+from acmix_nas.util.errors import UserError, one_of
 
 __all__ = ["Pyramid", "Stage", "config", "create", "one_per_stage"]
 

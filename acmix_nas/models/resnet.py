@@ -10,8 +10,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import Bottleneck, ResNet
 from torch import jit, nn
 
-from acmix_nas.errors import one_of
 from acmix_nas.operators import WINDOW, ACmix, LinearPosition, LocalAttention
+from acmix_nas.util.errors import one_of
 
 __all__ = ["OPERATORS", "OperatorResNet"]
 

@@ -13,9 +13,9 @@ from timm.models._manipulate import MATCH_PREV_GROUP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError
 from acmix_nas.models.pyramid import Pyramid, Stage, config, create, one_per_stage
 from acmix_nas.operators import WINDOW, ACmix, Operator, Projection, attention_path
+from acmix_nas.util.errors import UserError
 
 __all__ = ["SAN", "SANBlock", "SANStage", "make_operator"]
 

@@ -10,11 +10,11 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
 from torch import Tensor, jit, nn
 
-from acmix_nas.blocks import MapSwinBlock, open_blocks
-from acmix_nas.errors import UserError
 from acmix_nas.models.pyramid import config
 from acmix_nas.operators import ACmix, ConvolutionPath, Mixing, Operator, Output, RelativeBias, WindowPath
 from acmix_nas.operators.window_attention import Grid, roll
+from acmix_nas.slots.blocks import MapSwinBlock, open_blocks
+from acmix_nas.util.errors import UserError
 
 __all__ = ["ACmixSwin", "RolledACmix"]
 

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from acmix_nas.errors import one_of
 from acmix_nas.operators.convolution import ConvolutionPath
 from acmix_nas.operators.global_attention import GlobalPath
 from acmix_nas.operators.local_attention import LocalPath
 from acmix_nas.operators.patchwise_attention import PatchwisePath
 from acmix_nas.operators.stage import WINDOW, Macs, Path, Projection, Stage1
 from acmix_nas.operators.window_attention import WindowPath
+from acmix_nas.util.errors import one_of
 
 __all__ = ["ATTENTIONS", "MIXINGS", "ACmix", "Mixing", "attention_path"]
 

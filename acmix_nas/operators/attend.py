@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 from torch.nn import functional as F
 
-from acmix_nas.errors import one_of
+from acmix_nas.util.errors import one_of
 
 __all__ = ["POSITIONS", "LinearPosition", "RelativeBias", "attend", "constant", "encoding_macs", "make_position"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError, one_of
 from acmix_nas.operators.stage import Operator, Path, Projection, head_channels, strided
+from acmix_nas.util.errors import UserError, one_of
 
 __all__ = ["SHIFTS", "Convolution", "ConvolutionPath", "OnesConv2d"]
 

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError
-from acmix_nas.operators import native
+from acmix_nas.operators import kernels
 from acmix_nas.operators.attend import LinearPosition, attend, constant, encoding_macs, make_position
 from acmix_nas.operators.stage import Operator, Path, Projection, head_channels, strided
+from acmix_nas.util.errors import UserError
 
 __all__ = ["GlobalAttention", "GlobalPath"]
 
 
 class GlobalPath(Path):
-    """Every pixel attends to the whole map, or to its means over R×R pixels; in C on the CPU (`native.tiles`).
+    """Every pixel attends to the whole map, or to its means over R×R pixels; in C on the CPU (`kernels.tiles`).
 
     The means are taken of k and v, after Stage I. Since Stage I is linear this equals projecting the means of x, and
     it leaves Stage I to be shared.
@@ -58,8 +58,8 @@ class GlobalPath(Path):
             kv = self._means(maps[:, self.channels :])
             p = None if p is None else self._means(p)
         p = None if p is None else p.flatten(1).T  # (H·W / R², D)
-        if native.runs_on(maps):
-            return native.tiles(maps, kv, p, None, self.heads, whole_map(height, width, self.stride, self.reduction))
+        if kernels.runs_on(maps):
+            return kernels.tiles(maps, kv, p, None, self.heads, whole_map(height, width, self.stride, self.reduction))
         q = maps[:, : self.channels, :: self.stride, :: self.stride]
         kv = maps[:, self.channels :] if kv is None else kv
         rows, columns = q.shape[2:]
@@ -79,13 +79,13 @@ class GlobalPath(Path):
 
 
 @constant
-def whole_map(height: int, width: int, stride: int, reduction: int) -> native.Layout:
+def whole_map(height: int, width: int, stride: int, reduction: int) -> kernels.Layout:
     """The map as one tile."""
     pixels = torch.arange(height * width, device="cpu", dtype=torch.int32)
     queries = pixels.view(height, width)[::stride, ::stride].reshape(1, -1).contiguous()  # a view, of a map of one row
     keys = pixels[None, : strided(height, reduction) * strided(width, reduction)]
     outputs = pixels[None, : queries.numel()]
-    return native.Layout(queries, keys, outputs, None, strided(height, stride), strided(width, stride))
+    return kernels.Layout(queries, keys, outputs, None, strided(height, stride), strided(width, stride))
 
 
 class GlobalAttention(Operator):

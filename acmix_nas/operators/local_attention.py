@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError, one_of
-from acmix_nas.operators import native
+from acmix_nas.operators import kernels
 from acmix_nas.operators.attend import (
     LinearPosition,
     RelativeBias,
@@ -20,6 +19,7 @@ from acmix_nas.operators.attend import (
     make_position,
 )
 from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, reflected, strided
+from acmix_nas.util.errors import UserError, one_of
 
 __all__ = ["BORDERS", "LocalAttention", "LocalPath"]
 
@@ -29,7 +29,7 @@ BORDERS = ("reflect", "mask")
 class LocalPath(Path):
     """Sliding-window attention without the K²-fold unfolding.
 
-    On the CPU it runs in C (`native.slide`), which unfolds nothing. Elsewhere the map is cut into tiles of queries. Each tile
+    On the CPU it runs in C (`kernels.slide`), which unfolds nothing. Elsewhere the map is cut into tiles of queries. Each tile
     needs only the keys of its own area and a margin, and takes its product with all of them under one constant mask. Memory
     grows with the margin, by some (T+K−1)²/T², not by K².
 
@@ -72,7 +72,7 @@ class LocalPath(Path):
         batch, _, height, width = maps.shape
         rows = Tiles(height, self.window, self.stride, self.dilation, self.border)
         columns = Tiles(width, self.window, self.stride, self.dilation, self.border)
-        if native.runs_on(maps):
+        if kernels.runs_on(maps):
             return self._slide(maps, rows, columns)
         q, kv = maps.permute(0, 2, 3, 1).split((self.channels, 2 * self.channels), dim=-1)
 
@@ -102,8 +102,8 @@ class LocalPath(Path):
             p = self.position(rows.size, columns.size).flatten(0, 1)
         elif isinstance(self.position, RelativeBias):
             table = self.position.table.flip(0)  # whose rows are query minus key
-        down, right = (native.Axis(slide_keys(axis), axis.queries) for axis in (rows, columns))
-        return native.slide(maps, p, table, self.heads, down, right, self.window, self.stride, self.dilation)
+        down, right = (kernels.Axis(slide_keys(axis), axis.queries) for axis in (rows, columns))
+        return kernels.slide(maps, p, table, self.heads, down, right, self.window, self.stride, self.dilation)
 
     def macs(self, height: int, width: int) -> float:
         area = strided(height, self.stride) * strided(width, self.stride)

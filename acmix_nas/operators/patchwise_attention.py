@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError
 from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, reflected, strided
+from acmix_nas.util.errors import UserError
 
 __all__ = ["PatchwiseAttention", "PatchwisePath"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError
+from acmix_nas.util.errors import UserError
 
 WINDOW = 7
 """K where nothing else is said, as in the paper (appendix C)."""

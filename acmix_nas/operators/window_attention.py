@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError
-from acmix_nas.operators import native
+from acmix_nas.operators import kernels
 from acmix_nas.operators.attend import LinearPosition, RelativeBias, attend, constant, encoding_macs, make_position
 from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, strided
+from acmix_nas.util.errors import UserError
 
 __all__ = ["WindowAttention", "WindowPath"]
 
@@ -19,7 +19,7 @@ __all__ = ["WindowAttention", "WindowPath"]
 class WindowPath(Path):
     """Every pixel attends to its own window of K×K; with `shift` the grid is moved by half a window, cyclically.
 
-    On the CPU it runs in C (`native.tiles`), which reads each window where it lies.
+    On the CPU it runs in C (`kernels.tiles`), which reads each window where it lies.
 
     Maps that the window does not divide are padded, after the roll, and what was padded or rolled over the border is masked.
     On a map smaller than the window, the window is the map. With a stride, the queries are those of the strided positions.
@@ -59,7 +59,7 @@ class WindowPath(Path):
     def forward(self, maps: Tensor) -> Tensor:
         batch, _, height, width = maps.shape
         rows, columns = Grid(height, self.window, self.shift), Grid(width, self.window, self.shift)
-        if native.runs_on(maps):
+        if kernels.runs_on(maps):
             return self._tiles(maps, rows, columns)
         x = maps.permute(0, 2, 3, 1)
         x = cut(x if self.rolled else roll(x, rows, columns), rows, columns)  # (B, windows, K², 3C)
@@ -86,7 +86,7 @@ class WindowPath(Path):
         elif isinstance(self.position, RelativeBias):
             bias = self.position(*window_offsets(rows.window, columns.window, maps.device))
         layout = window_layout(height, width, self.window, self.shift, self.stride, self.rolled)
-        return native.tiles(maps, None, p, bias, self.heads, layout)
+        return kernels.tiles(maps, None, p, bias, self.heads, layout)
 
     def macs(self, height: int, width: int) -> float:
         area = strided(height, self.stride) * strided(width, self.stride)
@@ -125,7 +125,7 @@ def window_mask(height: int, width: int, window: int, shift: bool, device: torch
 
 
 @constant
-def window_layout(height: int, width: int, window: int, shift: bool, stride: int, rolled: bool) -> native.Layout:
+def window_layout(height: int, width: int, window: int, shift: bool, stride: int, rolled: bool) -> kernels.Layout:
     """Every window a tile, read from the map where it lies and written to where its queries belong."""
     rows, columns = Grid(height, window, shift), Grid(width, window, shift)
     down, right = rows.pixels(rolled), columns.pixels(rolled)  # (windows, K)
@@ -142,10 +142,10 @@ def window_layout(height: int, width: int, window: int, shift: bool, stride: int
     keys, queries = at(down, right, width), at(down_kept, right_kept, width)
     mask = window_mask(height, width, window, shift, torch.device("cpu"))
     if mask is not None:
-        missing = -keys.shape[1] % native.LANES
+        missing = -keys.shape[1] % kernels.LANES
         mask = F.pad(mask[:, 0].transpose(1, 2), (0, missing)).contiguous()  # (windows, K² of keys, lanes)
     out_width = strided(width, stride)
-    return native.Layout(queries, keys, at(down_out, right_out, out_width), mask, strided(height, stride), out_width)
+    return kernels.Layout(queries, keys, at(down_out, right_out, out_width), mask, strided(height, stride), out_width)
 
 
 @constant

@@ -20,17 +20,18 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
-import acmix_nas
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.backbone import as_features
-from acmix_nas.errors import UserError
-from acmix_nas.export import export_onnx
+from acmix_nas.deploy.export import export_onnx
+from acmix_nas.deploy.profile import count
 from acmix_nas.models.pvt import PVTBlock
 from acmix_nas.models.san import SANBlock
 from acmix_nas.operators import ACmix, ConvolutionPath, LinearPosition, LocalPath
 from acmix_nas.operators.acmix import MIXINGS
 from acmix_nas.operators.convolution import SHIFTS
-from acmix_nas.profile import count
+from acmix_nas.research import paper
+from acmix_nas.search_spaces import hybridize
+from acmix_nas.slots.backbones import as_features
+from acmix_nas.util.errors import UserError
 from tests.small import train_briefly
 
 # Shallow and narrow, with sizes that neither patches nor windows divide. A family that is new has to be added here.
@@ -54,7 +55,7 @@ ACMIX = [name for name in FORMS if name.endswith("_acmix")]
 BLOCKS = Bottleneck | PVTBlock | SANBlock | SwinTransformerBlock
 
 PAPER: dict[str, dict[str, float]] = json.loads(
-    Path(acmix_nas.__file__).with_name("paper.json").read_text(encoding="utf-8")
+    Path(paper.__file__).with_name("paper.json").read_text(encoding="utf-8")
 )["models"]  # fmt: skip
 # Of the published code, and of PVT-T, where the paper rounds to whole millions.
 EXACT = {
@@ -408,7 +409,7 @@ def test_an_architecture_has_a_pyramid(backbone: str, tmp_path: Path) -> None:
     if family(backbone) == "swin":  # timm's own takes no size but that which it is made for, here that of train_briefly
         arguments |= {"img_size": 32, "patch_size": 2}
     pattern = "layer*.conv2" if family(backbone) == "resnet" else "*.attn"
-    slots = acmix_nas.hybridize(backbone, FOUND, pattern, **arguments).slots
+    slots = hybridize(backbone, FOUND, pattern, **arguments).slots
     chosen = {slot.name: slot.candidates[number % len(FOUND)] for number, slot in enumerate(slots)}
     architecture = Architecture(backbone, chosen, FOUND, arguments, (pattern,))
     network: Any = train_briefly(build(architecture))

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError
 from acmix_nas.models.published import load_published
 from acmix_nas.operators import ACmix
+from acmix_nas.util.errors import UserError
 from tests.reference import PublishedResNet, PublishedSwin
 
 TOLERANCE = {"atol": 1e-9, "rtol": 1e-9}

@@ -12,9 +12,9 @@ from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError
 from acmix_nas.models.pvt import PatchEmbedding, PVTBlock, PVTStage, make_operator
 from acmix_nas.operators import GlobalPath, Projection, ReducedProjection
+from acmix_nas.util.errors import UserError
 
 SMALL: dict[str, Any] = {
     "depths": (1, 2, 1), "embed_dims": (8, 12, 20), "num_heads": (1, 3, 2), "mlp_ratios": (3, 2, 2.5), "reductions": (3, 2, 1),

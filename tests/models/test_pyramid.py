@@ -9,8 +9,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from acmix_nas.errors import UserError
 from acmix_nas.models.pyramid import Pyramid, Stage, one_per_stage
+from acmix_nas.util.errors import UserError
 from tests.models.test_contract import NAMES, float64, images, parameters, small
 
 EXACT = {

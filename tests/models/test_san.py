@@ -11,8 +11,8 @@ from timm.models._manipulate import group_parameters
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError
 from acmix_nas.models.san import SANBlock, SANStage, make_operator
+from acmix_nas.util.errors import UserError
 
 SMALL: dict[str, Any] = {
     "layers": (1, 0, 2), "channels": (16, 24, 40), "windows": (3, 5, 7), "heads": 2, "stem_channels": 6, "num_classes": 5,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.errors import UserError
 from acmix_nas.operators import SHIFTS, Convolution, ConvolutionPath, OnesConv2d, Projection, ReducedProjection
+from acmix_nas.util.errors import UserError
 from tests import reference
 
 EXACT = {"atol": 1e-12, "rtol": 1e-12}

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acmix_nas.errors import UserError
 from acmix_nas.operators import (
     MIXINGS,
     ACmix,
@@ -25,6 +24,7 @@ from acmix_nas.operators import (
     ReducedProjection,
     WindowPath,
 )
+from acmix_nas.util.errors import UserError
 
 # The strengths once α is 0.3 and β 0.8 wherever they are learned, and what is learned.
 FORMS: dict[str, tuple[float, float, list[str]]] = {

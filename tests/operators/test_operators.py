@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from acmix_nas.errors import UserError
 from acmix_nas.operators import (
     ACmix,
     Convolution,
@@ -23,6 +22,7 @@ from acmix_nas.operators import (
     WindowPath,
     strided,
 )
+from acmix_nas.util.errors import UserError
 
 
 def WithOutput(in_channels: int, out_channels: int, heads: int, stride: int = 1, **like: Any) -> Operator:  # noqa: N802
@@ -136,7 +136,7 @@ def test_errors_name_the_argument(arguments: dict[str, Any], names: list[str]) -
 
 @pytest.mark.parametrize("name", ["acmix_local", "acmix_local_k3", "acmix_window", "acmix_window_k4", "acmix_global_r2"])
 def test_an_acmix_knows_its_name(name: str) -> None:
-    from acmix_nas.slot import Slot, make_operator
+    from acmix_nas.slots.slot import Slot, make_operator
 
     assert make_operator(Slot("x", 8, 8, heads=2), name).get_submodule("operator").name == name
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acmix_nas.errors import UserError
+from acmix_nas.deploy.profile import TensorMemory
 from acmix_nas.operators.patchwise_attention import PatchwiseAttention, PatchwisePath
-from acmix_nas.profile import TensorMemory
+from acmix_nas.util.errors import UserError
 from tests import reference
 
 TOLERANCE = {"atol": 1e-9, "rtol": 1e-9}

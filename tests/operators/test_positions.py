@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from acmix_nas.errors import UserError
 from acmix_nas.operators import (
     POSITIONS,
     GlobalAttention,
@@ -21,6 +20,7 @@ from acmix_nas.operators import (
     WindowPath,
     attention_path,
 )
+from acmix_nas.util.errors import UserError
 from tests import reference
 
 TABLED: list[Any] = [LocalAttention, WindowAttention]

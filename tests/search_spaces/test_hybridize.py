@@ -16,13 +16,13 @@ from torch import nn
 
 from acmix_nas import hybridize
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.derive import inherit
-from acmix_nas.errors import UserError
+from acmix_nas.costs.program import inherit
 from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import GumbelSlot, HybridSlot, HybridSpace, MixedSlot, ProxylessSlot, SampledSlot, SupernetSlot
-from acmix_nas.slot import DEFAULT_CANDIDATES
+from acmix_nas.slots.slot import DEFAULT_CANDIDATES
 from acmix_nas.strategies import Gumbel
-from acmix_nas.supernet import SHARING
+from acmix_nas.supernet.candidates import SHARING
+from acmix_nas.util.errors import UserError
 from tests.small import EVERY, RESNET, SEVEN, SLOTS, images, train_briefly
 
 FORMS = {

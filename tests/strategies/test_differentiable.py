@@ -10,14 +10,14 @@ import pytorch_lightning as pl
 import torch
 
 from acmix_nas import hybridize
-from acmix_nas.config import DIFFERENTIABLE
-from acmix_nas.data import ImageData
 from acmix_nas.operators import Mixing
-from acmix_nas.search import make_space, make_strategy, train_supernet
 from acmix_nas.search_spaces import GumbelSlot, MixedSlot, ProxylessSlot
+from acmix_nas.searching.config import DIFFERENTIABLE
+from acmix_nas.searching.run import make_space, make_strategy, train_supernet
 from acmix_nas.strategies.differentiable import SearchModule
+from acmix_nas.training.data import ImageData
+from tests.searching.test_run import config
 from tests.small import RESNET
-from tests.test_search import config
 
 
 class Seen(pl.Callback):

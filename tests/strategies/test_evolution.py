@@ -9,8 +9,8 @@ from statistics import median
 
 import pytest
 
-from acmix_nas.errors import UserError
 from acmix_nas.strategies.evolution import RegularizedEvolution
+from acmix_nas.util.errors import UserError
 
 CANDIDATES = {f"s{i}": ("a", "b", "c") for i in range(5)}
 

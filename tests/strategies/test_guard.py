@@ -11,11 +11,11 @@ import torch
 
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import read_history
-from acmix_nas.errors import UserError
-from acmix_nas.files import read_json
-from acmix_nas.search import SearchTask, search
+from acmix_nas.searching.run import SearchTask, search
 from acmix_nas.strategies import Guard
-from tests.test_search import config
+from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import read_json
+from tests.searching.test_run import config
 
 
 def mixed(first: float) -> dict[str, dict[str, float]]:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from acmix_nas import hybridize
-from acmix_nas.data import ImageData
-from acmix_nas.errors import UserError
-from acmix_nas.search import make_space, train_supernet
 from acmix_nas.search_spaces import SampledSlot
+from acmix_nas.searching.run import make_space, train_supernet
 from acmix_nas.strategies import SinglePath
+from acmix_nas.training.data import ImageData
+from acmix_nas.util.errors import UserError
+from tests.searching.test_run import config
 from tests.small import RESNET, images
-from tests.test_search import config
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 2])

@@ -9,9 +9,9 @@ from typing import Any
 import nni
 import pytest
 
-from acmix_nas.benchmark.spaces import CUED
-from acmix_nas.errors import UserError
+from acmix_nas.research.benchmark.spaces import CUED
 from acmix_nas.strategies import EvolutionTuner
+from acmix_nas.util.errors import UserError
 
 SPACE = {name: {"_type": "choice", "_value": ["conv", "local", "acmix_local"]} for name in "abcd"}
 

@@ -1,0 +1,1 @@
+"""Experiments of NNI's: run, watched, and read."""

@@ -1,0 +1,435 @@
+"""An NNI experiment as one call: check its config, start it with nnictl, watch it, always stop it, read what its trials wrote.
+
+`nnictl create --config FILE` works by itself; it also takes what can never run, ends well when every trial has failed, and
+leaves its server running. NNI's own record of a trial's parameters is wrong for concurrent trials and is never read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from acmix_nas.util.errors import UserError, one_of
+from acmix_nas.util.files import write_json
+from acmix_nas.util.terminal import BrokenRun
+
+if TYPE_CHECKING:
+    import psutil
+
+__all__ = ["ExperimentError", "check", "launch"]
+
+CHECK_SECONDS = 120.0
+START_SECONDS = 120.0
+STOP_SECONDS = 60.0
+IDLE_SECONDS = 5.0
+UNFINISHED = ("WAITING", "RUNNING", "UNKNOWN")
+LOG_LINES = 20
+
+# Builds the tuner once and gives it the search space, as NNI's server will do, in a process of its own. An advisor is only
+# imported: it connects to the server as soon as it is built.
+TUNER_CHECK = """
+import importlib, json, sys
+from nni.runtime.msg_dispatcher_base import MsgDispatcherBase
+from nni.tools.package_utils import get_algo_meta
+
+tuner, space = json.load(open(sys.argv[1])).values()
+sys.path.append(tuner.get("codeDirectory", "."))
+known = get_algo_meta(tuner["name"]) if "name" in tuner else None
+module, _, name = (known.class_name if known else tuner["className"]).rpartition(".")
+kind = getattr(importlib.import_module(module), name)
+if not issubclass(kind, MsgDispatcherBase):
+    kind(**{**(known and known.class_args or {}), **tuner.get("classArgs", {})}).update_search_space(space)
+"""
+
+
+class ExperimentError(BrokenRun):
+    """An experiment that started and went wrong; the message ends with what the logs say last."""
+
+
+# Before the start
+
+
+def check(config: Path, trial_options: str = "") -> dict[str, Any]:
+    """Validate an experiment's config, its tuner and its trial, before anything starts.
+
+    The tuner is built once with the search space, and the trial is run once as `<trialCommand> --check <search-space.json>`.
+
+    Args:
+        trial_options: goes to the end of `trialCommand`, where an option stands over the same one before it.
+
+    Returns:
+        The config in NNI's own full form, with absolute paths and the search space in it.
+
+    Raises:
+        UserError: for whatever in it cannot run, in one line.
+    """
+    settings = _canonical(config)
+    service, tuner, space = settings["trainingService"], settings["tuner"], settings["searchSpace"]
+    if service["platform"] == "local" and service["reuseMode"]:
+        raise UserError(f"{config}: reuseMode is broken for platform local in NNI 3.0; leave it out or set it to false")
+    _check_space(config, space)
+    _check_tuner_name(config, tuner)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        both = write_json(folder / "tuner.json", {"tuner": tuner, "space": space})
+        status, line = _ask([sys.executable, "-W", "ignore", "-c", TUNER_CHECK, str(both)], folder, settings)
+        if status:
+            raise UserError(f"{config}: tuner {tuner.get('className') or tuner['name']!r} cannot be built: {line}")
+        if trial_options:
+            if not service.get("trialCommand"):
+                raise UserError(f"{config}: options for trials need a trialCommand, which platform {service['platform']} lacks")
+            service["trialCommand"] = f"{service['trialCommand']} {trial_options.strip()}"
+        if service.get("trialCommand"):  # Kubernetes platforms have one per role
+            only = write_json(folder / "search-space.json", space)
+            command = f"{service['trialCommand']} --check {shlex.quote(str(only))}"
+            status, line = _ask(command, Path(service["trialCodeDirectory"]), settings)
+            if status:
+                raise UserError(line)
+    return settings
+
+
+def _canonical(config: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"experiment config: no file {str(config)!r}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{config} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{config} must hold a mapping, as NNI's experiment configs do; it holds a {type(content).__name__}")
+    for key in ("trainingService", "tuner"):
+        if key in content and not isinstance(content[key], dict):
+            raise UserError(f"{config}: {key} must be a mapping; got {content[key]!r}")
+    concurrency = content.get("trialConcurrency", 1)
+    if isinstance(concurrency, int) and concurrency < 1:
+        raise UserError(f"{config}: trialConcurrency must be at least 1; got {concurrency}")
+
+    from nni.experiment.config import ExperimentConfig, utils
+
+    utils.set_base_path(config.parent.absolute())
+    try:
+        if "trainingService" in content:
+            utils.training_service_config_factory(content["trainingService"].get("platform"))
+        return ExperimentConfig(**content).json()
+    except Exception as error:  # NNI raises AttributeError, ValueError, TypeError and bare assertions
+        what = str(error) or (traceback.extract_tb(error.__traceback__)[-1].line or "").replace("self.", "")
+        raise UserError(f"{config}: {' '.join(what.split())}") from None
+    finally:
+        utils.unset_base_path()
+
+
+def _check_space(config: Path, space: Any) -> None:
+    from nni.common.hpo_utils.validation import common_search_space_types
+
+    if not isinstance(space, dict) or not space:
+        raise UserError(f"{config}: the search space must map names to {{_type, _value}}, one or more; got {space!r}")
+    for name, entry in space.items():
+        if not isinstance(entry, dict) or not {"_type", "_value"} <= entry.keys():
+            raise UserError(f"{config}: search space {name!r} must hold _type and _value; got {entry!r}")
+        if entry["_type"] not in common_search_space_types:
+            raise one_of(f"{config}: _type of search space {name!r}", entry["_type"], common_search_space_types)
+        if not isinstance(entry["_value"], list) or not entry["_value"]:
+            raise UserError(f"{config}: _value of search space {name!r} must be a filled list; got {entry['_value']!r}")
+
+
+def _check_tuner_name(config: Path, tuner: dict[str, Any]) -> None:
+    from nni.tools.package_utils import get_algo_meta, get_all_algo_meta
+
+    if "name" in tuner:
+        meta = get_algo_meta(tuner["name"])
+        if meta is None or meta.algo_type != "tuner":
+            known = (other.name for other in get_all_algo_meta() if other.algo_type == "tuner")
+            raise one_of(f"{config}: tuner name", tuner["name"], known)
+
+
+def _environment(settings: dict[str, Any]) -> dict[str, str]:
+    """Trials find this Python first, even in a virtual environment that is not active, and share the cores."""
+    from joblib import cpu_count  # of this process, not of the machine
+
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    threads = str(max(1, cpu_count() // settings["trialConcurrency"]))
+    return {"OMP_NUM_THREADS": threads, **os.environ, "PATH": path}
+
+
+def _ask(command: str | list[str], folder: Path, settings: dict[str, Any]) -> tuple[int, str]:
+    """Run a short command in a folder: its exit status, and the last line that it printed."""
+    import psutil
+
+    what = command if isinstance(command, str) else "the check"
+    with TemporaryFile() as output:  # a pipe would stay open for as long as anything that the command has started
+        process = subprocess.Popen(
+            command, shell=isinstance(command, str), cwd=folder, env=_environment(settings),
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            status = process.wait(CHECK_SECONDS)
+        except subprocess.TimeoutExpired:
+            return 1, f"{what} did not end within {CHECK_SECONDS:g} s"
+        finally:
+            if process.poll() is None:
+                _end([*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)])
+        output.seek(0)
+        lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
+    return status, lines[-1] if lines else f"{what} ended with exit status {status} and said nothing"
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind(("", port))
+        except (OSError, OverflowError):
+            return False
+    return True
+
+
+def _free_port() -> int:
+    while True:
+        with socket.socket() as server:
+            server.bind(("", 0))
+            port: int = server.getsockname()[1]
+        if _is_free(port) and _is_free(port + 1):  # NNI takes the next one too where trials run on other machines
+            return port
+
+
+# The run
+
+
+def launch(
+    config: Path,
+    *,
+    port: int | None = None,
+    timeout: float = 7 * 24 * 3600,
+    progress: bool = True,
+    working_directory: Path | None = None,
+    trial_options: str = "",
+) -> Path:
+    """Run an experiment from its start to its end; whatever happens, its server and its trials are stopped.
+
+    It ends at the first trial that fails: the trials before it have left their results, and the others would fail alike.
+
+    Args:
+        port: of NNI's web page; None takes a free one.
+        timeout: seconds until an experiment that does not end is stopped.
+        progress: whether to show the page's address and the progress, on stderr.
+        working_directory: where the experiment's folder is made, instead of the config's `experimentWorkingDirectory`.
+        trial_options: as of `check`.
+
+    Returns:
+        The experiment's folder.
+
+    Raises:
+        UserError: where the config cannot run, or the port is taken.
+        ExperimentError: where a trial or NNI failed, or the time was up.
+    """
+    if port is not None and not _is_free(port):
+        raise UserError(f"port {port} cannot be used, another program may hold it; give another, or none to take a free one")
+    with _signals_raise():
+        settings = check(config, trial_options)
+        if working_directory is not None:
+            settings["experimentWorkingDirectory"] = str(working_directory.expanduser().resolve())
+        port = _free_port() if port is None else port
+        with _running(settings, port) as experiment:
+            folder = Path(settings["experimentWorkingDirectory"], experiment)
+            _watch(folder, port, timeout, settings.get("maxTrialNumber"), progress)
+    return folder
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """A closed terminal and a scheduler's SIGTERM raise, as Ctrl-C does, so that the server is stopped before the end."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # nohup's choice is kept
+    for number in changed:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def _running(settings: dict[str, Any], port: int) -> Iterator[str]:
+    """The id of an experiment that runs inside this block and no longer."""
+    environment = _environment(settings)
+    nnictl = shutil.which("nnictl", path=environment["PATH"])
+    if nnictl is None:
+        raise UserError(f"nnictl is not beside {sys.executable} nor on the PATH; install NNI there: pip install nni")
+    with TemporaryDirectory() as name:
+        # What was checked is what runs: its paths are absolute, so the file may lie anywhere.
+        checked, output = write_json(Path(name, "config.json"), settings), Path(name, "output.txt")
+        with output.open("wb") as stream:
+            # In a session of its own Ctrl-C does not reach it: half started, it would leave a server that nobody knows.
+            create = subprocess.Popen(
+                [nnictl, "create", "--config", str(checked), "--port", str(port)], env=environment,
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                create.wait(START_SECONDS)
+            experiment = _experiment_id(output)
+            if create.returncode != 0 or experiment is None:
+                raise ExperimentError("nnictl could not start the experiment" + _tail([output]))
+            yield experiment
+        finally:
+            with suppress(subprocess.TimeoutExpired):
+                create.wait(START_SECONDS)  # where the wait above was interrupted
+            create.kill()
+            experiment = _experiment_id(output)
+            if experiment is not None:
+                _stop(experiment)
+
+
+def _experiment_id(output: Path) -> str | None:
+    found = re.search(r"Experiment ID: (?:\x1b\[\d+m)?([\w-]+)", _text(output))
+    return found[1] if found else None
+
+
+def _watch(folder: Path, port: int, timeout: float, total: int | None, progress: bool) -> None:
+    from nni.experiment import rest
+
+    start = busy = time.monotonic()
+    console = Console(stderr=True, quiet=not progress)
+    console.print(f"experiment {folder.name}, web page http://localhost:{port}, folder {folder}", soft_wrap=True)
+    columns = TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=total)
+        while True:
+            try:
+                state, jobs = rest.get(port, "/check-status"), rest.get(port, "/trial-jobs")
+            except OSError as error:  # also what requests raises
+                if not _servers(folder.name):
+                    raise ExperimentError(f"NNI's server has gone{_tail([folder / 'log' / 'nnictl_stderr.log'])}") from error
+                state, jobs = {"status": "BUSY"}, []
+            else:
+                finished = sum(job["status"] not in UNFINISHED for job in jobs)
+                bar.update(task, completed=finished, description=_best(jobs))
+            now = time.monotonic()
+            for job in jobs:
+                if job["status"] == "FAILED":
+                    logs = [Path(job.get("logPath", ""), log) for log in ("trial.log", "trial.stderr")]
+                    what = f"trial {job['trialJobId']} (sequence {job.get('sequenceId')}) of {folder} failed"
+                    raise ExperimentError(what + _tail(logs))
+            if state["status"] == "ERROR":
+                logs = [folder / "log" / log for log in ("dispatcher.log", "nnictl_stderr.log")]
+                raise ExperimentError(f"NNI stopped {folder} with an error: {' '.join(state['errors'])}{_tail(logs)}")
+            if state["status"] != "TUNER_NO_MORE_TRIAL" or any(job["status"] in UNFINISHED for job in jobs):
+                busy = now
+            # A tuner without more trials never becomes DONE below maxTrialNumber; it may wait for a last result, so wait too.
+            if state["status"] in ("DONE", "STOPPED") or now - busy > IDLE_SECONDS:
+                return
+            if now - start > timeout:
+                raise ExperimentError(f"{folder} did not end within {timeout:g} s, and was stopped; finished trials are kept")
+            time.sleep(1)
+
+
+def _best(jobs: list[dict[str, Any]]) -> str:
+    values = (json.loads(json.loads(data["data"])) for job in jobs for data in job.get("finalMetricData", ()))
+    reported = (value.get("default") if isinstance(value, dict) else value for value in values)
+    metrics = [metric for metric in reported if isinstance(metric, int | float) and not math.isnan(metric)]
+    return f"best {max(metrics):.4g}" if metrics else ""
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _tail(logs: Iterable[Path]) -> str:
+    """The last lines of each log that holds any, under its name."""
+    texts = {log: _text(log).strip() for log in logs if log.is_file()}
+    return "".join("\n".join(["", f"{log}:", *text.splitlines()[-LOG_LINES:]]) for log, text in texts.items() if text)
+
+
+# The end
+
+
+def _servers(experiment: str) -> list[psutil.Process]:
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # ended meanwhile, or another user's
+            if ("--experiment-id", experiment) in pairwise(process.cmdline()) and _alive(process):
+                found.append(process)
+    return found
+
+
+def _left_behind(experiment: str) -> list[psutil.Process]:
+    """What the trials of an experiment have started, whoever its parent is by now."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("NNI_EXP_ID") == experiment:
+                found.append(process)
+    return found
+
+
+def _stop(experiment: str) -> None:
+    """Stop an experiment and all its processes.
+
+    The server gets the signal that `nnictl stop` sends, and a minute to end its trials and write its records, as there. But
+    nnictl knows only servers that have come to NNI's list, waits for the whole minute where nothing reaps an ended process
+    (in many containers), and leaves what the trials have started.
+    """
+    import psutil
+
+    servers = _servers(experiment)
+    below = []
+    for server in servers:
+        with suppress(psutil.Error):
+            below += server.children(recursive=True)
+    left = _end(servers, STOP_SECONDS) + _end(below + _left_behind(experiment))
+    if left:
+        raise ExperimentError(f"processes of experiment {experiment} cannot be ended: {', '.join(str(p.pid) for p in left)}")
+
+
+def _alive(process: psutil.Process) -> bool:
+    import psutil
+
+    with suppress(psutil.Error):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _end(processes: Iterable[psutil.Process], seconds: float = 5.0) -> list[psutil.Process]:
+    """Ask processes to end, and make those that have not after some seconds; returns what still runs."""
+    import psutil
+
+    left = list(filter(_alive, processes))
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for process in left:
+            with suppress(psutil.Error):
+                end(process)
+        deadline = time.monotonic() + seconds
+        while (left := list(filter(_alive, left))) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    return left

@@ -1,0 +1,1 @@
+"""The tasks, tables and benchmarks behind the figures of the docs."""

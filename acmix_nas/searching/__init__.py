@@ -1,0 +1,1 @@
+"""A search, from its config to what it found."""

@@ -1,0 +1,1 @@
+"""Where in a backbone a choice is made, and what may stand there."""

@@ -1,0 +1,120 @@
+"""Backbones as timm makes them: by name, as a pyramid of features, and their weights. Nothing here needs NNI."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import PretrainedCfg
+from torch import nn
+
+from acmix_nas.slots.blocks import open_blocks
+from acmix_nas.slots.slot import Slot, put
+from acmix_nas.util.errors import UserError, first_line, one_of
+from acmix_nas.util.plugins import load_group
+
+__all__ = ["as_features", "is_backbone", "load_weights", "make_backbone", "pretrained_config"]
+
+
+def make_backbone(backbone: str | nn.Module, arguments: dict[str, Any] | None = None) -> nn.Module:
+    """The backbone that timm has under this name, or a copy of the module.
+
+    Raises:
+        UserError: where timm has no such name, refuses the arguments, or cannot fetch the pretrained weights.
+    """
+    if isinstance(backbone, nn.Module):
+        return copy.deepcopy(backbone)
+    if not is_backbone(backbone):
+        near = timm.list_models(f"*{backbone[:6]}*")[:3]
+        hint = f", perhaps {', '.join(near)}" if near else ""
+        raise UserError(f"backbone must be a name that timm knows{hint}; got {backbone!r}")
+    pretrained_config(backbone)
+    try:
+        return timm.create_model(backbone, **(arguments or {}))
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"backbone {backbone!r} does not get its pretrained weights: {first_line(error)}") from error
+    except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"backbone {backbone!r} does not take these arguments: {first_line(error)}") from error
+
+
+def is_backbone(name: str) -> bool:
+    """Return whether timm, with the networks of this package and of its plugins, has a model of this name."""
+    load_group("acmix_nas.backbones")
+    return timm.is_model(name.split(".")[0])
+
+
+def pretrained_config(backbone: str) -> PretrainedCfg | None:
+    """What timm says of the pretrained weights of a backbone, such as the size of their images.
+
+    Raises:
+        UserError: where the name ends in a tag, as in "resnet18.a1_in1k", that timm does not have.
+    """
+    load_group("acmix_nas.backbones")
+    try:
+        return timm.get_pretrained_cfg(backbone)
+    except RuntimeError:
+        name = backbone.partition(".")[0]
+        raise one_of("backbone", backbone, timm.list_pretrained(f"{name}.*") or [name]) from None
+
+
+def for_size(backbone: str, arguments: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+    """The arguments for images of this side: with `img_size` where timm builds for one size only, as Swin and ViT."""
+    config = pretrained_config(backbone)
+    flexible = {"dynamic_img_size", "strict_img_size"} & arguments.keys()
+    if config is None or not config.fixed_input_size or flexible:
+        return dict(arguments)
+    built_for = arguments.get("img_size", config.input_size[-1])
+    return dict(arguments) if built_for == image_size else {**arguments, "img_size": image_size}
+
+
+def as_features(network: nn.Module, slots: list[Slot], backbone: str, arguments: dict[str, Any]) -> nn.Module:
+    """A network as timm's `features_only` gives its backbone: a list of maps, with `feature_info`.
+
+    The wrapper is timm's own for this backbone, so its families (lists, hooks, getters) need no rule here. It renames
+    modules, from `a.b` to `a_b` or to `model.a.b`, and may drop what comes after the last map.
+
+    Args:
+        arguments: what timm's `create_model` takes with `features_only`, such as `out_indices`.
+    """
+    features = make_backbone(backbone, {**arguments, "features_only": True, "pretrained": False})
+    open_blocks(features)
+    here = {_flat(name): name for name, _ in features.named_modules()}
+    for slot in slots:
+        if _flat(slot.name) in here:
+            put(features, here[_flat(slot.name)], copy.deepcopy(network.get_submodule(slot.name)))
+    trained = {_flat(name): value for name, value in network.state_dict().items()}
+    features.load_state_dict({name: trained[_flat(name)] for name in features.state_dict()})
+    return features
+
+
+def _flat(name: str) -> str:
+    return name.removeprefix("model.").replace(".", "_")
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a state dict.
+
+    Raises:
+        UserError: where there is none, or it belongs to another network; the message names the first key that does not fit.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"weights: no file {str(path)!r}") from None
+    except Exception as error:  # torch.load raises whatever its unpickler does
+        raise UserError(f"weights {str(path)!r} cannot be read: {type(error).__name__}; is it a state dict?") from None
+    expected = network.state_dict()
+    for key in [*expected, *state]:
+        if key not in state or key not in expected:
+            missing = "misses" if key not in state else "has the unknown"
+            raise UserError(f"weights {str(path)!r} {missing} {key!r}; it belongs to another architecture")
+        if state[key].shape != expected[key].shape:
+            shapes = f"{tuple(state[key].shape)} instead of {tuple(expected[key].shape)}"
+            raise UserError(f"weights {str(path)!r}: {key!r} is {shapes}; were num_classes others?")
+    network.load_state_dict(state)

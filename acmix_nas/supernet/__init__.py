@@ -1,0 +1,1 @@
+"""All candidates of a backbone at once, and what the trained weights are worth."""

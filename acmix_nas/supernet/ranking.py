@@ -1,0 +1,187 @@
+"""What a trained supernet's weights are worth in the architectures that inherit them. Nothing here needs NNI."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import Self
+
+from acmix_nas.slots.slot import Slot, put
+from acmix_nas.supernet.candidates import Candidates
+from acmix_nas.training.data import ImageData
+from acmix_nas.training.loop import judging_device, seed_all
+
+__all__ = ["Judge", "Ranker"]
+
+CALIBRATION = 640
+"""Images that statistics are computed from, or as many as have so many pixels: they are in one batch."""
+PIXELS = CALIBRATION * 64**2
+MEMORY = 2 * 2**30
+
+
+class Memo:
+    """What slots gave for the choices before them: architectures that begin alike share their beginning.
+
+    Only the last of each depth is kept, so architectures should come in the order of a tree's leaves.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.part: tuple[str, int] = ("", 0)
+        self.path: list[str] = []
+        self.kept: dict[tuple[tuple[str, int], int], tuple[tuple[str, ...], Tensor]] = {}
+
+    def begin(self, part: tuple[str, int]) -> None:
+        """A forward on these images begins."""
+        self.part = part
+        self.path.clear()
+
+    def recall(self, operator: str) -> Tensor | None:
+        """Go one slot further with this operator; its output, where it is known."""
+        self.path.append(operator)
+        path, out = self.kept.get((self.part, len(self.path)), ((), None))
+        return out if path == tuple(self.path) else None
+
+    def keep(self, out: Tensor) -> None:
+        """Remember an output, where there is room."""
+        key = (self.part, len(self.path))
+        self.kept.pop(key, None)
+        held = sum(tensor.nbytes for _, tensor in self.kept.values())
+        if held + out.nbytes <= self.limit:
+            self.kept[key] = (tuple(self.path), out)
+
+
+class Single(nn.Module):
+    """One candidate of a slot at a time."""
+
+    def __init__(self, name: str, candidates: Candidates, memo: Memo, order: list[str]) -> None:
+        super().__init__()
+        self.name, self.candidates, self.memo, self.order = name, candidates, memo, order
+        self.operator = candidates.names[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.name not in self.order:
+            self.order.append(self.name)
+        known = self.memo.recall(self.operator)
+        if known is None:
+            known = self.candidates.outputs(x, [self.operator])[self.operator]
+            self.memo.keep(known)
+        return known.clone()  # the backbone may change it in place
+
+
+class Judge:
+    """Judges what can be made of a supernet's weights by search-validation accuracy, with batch norms of its own.
+
+    The statistics of a supernet's batch norms belong to all its paths; what is judged gets its own, from one batch of
+    training images.
+
+    Args:
+        backbone: with a module that has `candidates` at every slot, as one-shot strategies leave it; a copy is used.
+        slots: of the backbone.
+        calibration: (B, 3, S, S) training images for the statistics; None leaves the supernet's.
+        batches: (images, labels) to be judged by, the same whenever they are asked for.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        slots: Sequence[Slot],
+        calibration: Tensor | None,
+        batches: Iterable[tuple[Tensor, Tensor]],
+    ) -> None:
+        self.network = copy.deepcopy(backbone).eval()
+        self.slots, self.calibration, self.batches = slots, calibration, batches
+        self.norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+        for norm in self.norms:
+            norm.momentum = 1.0  # the statistics are those of the last batch
+
+    @classmethod
+    def of(cls, backbone: nn.Module, slots: Sequence[Slot], data: ImageData, recalibrated: bool = True) -> Self:
+        """One that judges by the search-validation part, on its `judging_device`; the same images in every call."""
+        device = judging_device(backbone)
+        loader = data.val_dataloader()
+        size = data.in_chans * data.image_size**2
+        few = len(loader) * (loader.batch_size or 1) * size * 4 <= MEMORY  # float32
+        batches = [(x.to(device), y.to(device)) for x, y in loader] if few else loader
+        calibration = None
+        if recalibrated:
+            seed_all(data.seed)
+            number = min(CALIBRATION, -(-PIXELS // data.image_size**2))
+            drawn = itertools.chain.from_iterable(x for x, _ in data.train_dataloader())
+            calibration = torch.stack(list(itertools.islice(drawn, number))).to(device)
+        judge = cls(backbone, slots, calibration, batches)
+        judge.network.to(device)
+        return judge
+
+    def candidates_at(self, slot: Slot) -> Candidates:
+        """Those of the copy, while the slot is as the strategy left it."""
+        candidates: Any = self.network.get_submodule(slot.name).candidates
+        return candidates
+
+    def begin(self, part: tuple[str, int]) -> None:
+        """A forward on these images begins; for those that remember."""
+
+    @torch.no_grad()
+    def measure(self) -> float:
+        """Accuracy of the network as it stands, from 0 to 1."""
+        if self.calibration is not None:
+            for norm in self.norms:
+                norm.train()
+            self.begin(("calibration", 0))
+            self.network(self.calibration)
+            for norm in self.norms:
+                norm.eval()
+        right = images = 0
+        device = next(self.network.parameters()).device
+        for number, (x, y) in enumerate(self.batches):
+            self.begin(("judged", number))
+            right += int((self.network(x.to(device)).argmax(1) == y.to(device)).sum())
+            images += len(y)
+        return right / images
+
+
+class Ranker(Judge):
+    """Judges architectures. What they have in common from the input on is computed once for slots, which are what costs.
+
+    Args: as of `Judge`, and
+        memory: bytes that what is shared may take.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        slots: Sequence[Slot],
+        calibration: Tensor | None,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        memory: int = MEMORY,
+    ) -> None:
+        super().__init__(backbone, slots, calibration, batches)
+        self.memo, self.order = Memo(memory), list[str]()
+        self.singles: dict[str, Single] = {}
+        for slot in slots:
+            self.singles[slot.name] = Single(slot.name, self.candidates_at(slot), self.memo, self.order)
+            put(self.network, slot.name, self.singles[slot.name])
+
+    def begin(self, part: tuple[str, int]) -> None:
+        self.memo.begin(part)
+
+    def accuracy(self, choice: Mapping[str, str]) -> float:
+        """Accuracy of slot → operator, from 0 to 1."""
+        for name, single in self.singles.items():
+            single.operator = choice[name]
+        return self.measure()
+
+    @torch.no_grad()
+    def in_tree_order(self, choices: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+        """The choices in the order in which they share most."""
+        if not self.order:
+            self.memo.begin(("order", 0))
+            x, _ = next(iter(self.batches))
+            self.network(x[:2].to(next(self.network.parameters()).device))
+        return sorted(map(dict, choices), key=lambda choice: [choice[name] for name in self.order])

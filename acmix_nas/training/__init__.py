@@ -1,0 +1,1 @@
+"""Data, tasks, recipes, and the loop that trains a network."""

@@ -1,0 +1,454 @@
+"""A search from configuration to files, with every strategy; interrupted and continued, it ends as if it had not been."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+import acmix_nas.searching.run
+from acmix_nas import build
+from acmix_nas.architecture import Architecture
+from acmix_nas.bias import read_history
+from acmix_nas.costs.program import derive, inherit
+from acmix_nas.costs.table import CostTable
+from acmix_nas.searching.again import FinishedSearch
+from acmix_nas.searching.config import STRATEGIES, SearchConfig
+from acmix_nas.searching.run import judge, load_supernet, make_space, search
+from acmix_nas.training.classification import Classification, Recipe
+from acmix_nas.training.data import DataConfig, ImageData
+from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import read_json
+from acmix_nas.util.terminal import BrokenRun
+from tests.small import SLOTS
+
+DATA = DataConfig(image_size=16, batch_size=128)
+
+
+def config(**changes: Any) -> SearchConfig:
+    recipe = Recipe(epochs=changes.pop("epochs", 2), seed=changes.pop("seed", 0))
+    base = SearchConfig(
+        "resnet14t", {"channels": [8, 8, 16, 16]}, slots=("layer*",), strategy="darts", arc_learning_rate=0.05, samples=3,
+        data=DATA, recipe=recipe,
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    return ImageData(DATA)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_leaves_an_architecture_that_works(strategy: str, tmp_path: Path, data: ImageData) -> None:
+    random = strategy == "random"
+    result = search(config(strategy=strategy, finalists=2 if random else 1, race_epochs=2), tmp_path, progress=False)
+    architecture = Architecture.load(tmp_path / "architecture.json")
+    assert sorted(architecture.slots) == SLOTS
+    assert architecture.metric["val_accuracy" if random else "inherited_val_accuracy"] == result["metric"] > 0.1
+    assert (strategy in ("random", "single_path")) == (not architecture.probabilities)
+    for row in architecture.probabilities.values():
+        assert math.isclose(sum(row.values()), 1.0, abs_tol=1e-5)
+    # The weights that it inherits fit, and give the accuracy that is reported.
+    network = build(tmp_path / "architecture.json", weights=tmp_path / "network.pt").eval()
+    with torch.no_grad():
+        right = sum(int((network(x).argmax(1) == y).sum()) for x, y in data.val_dataloader())
+    assert right / 359 == pytest.approx(result["metric"], abs=0.01)
+    if random:
+        return  # there was no supernet to observe
+    history = read_history(tmp_path / "history.csv")
+    assert {o.epoch for o in history} == {0, 1, 2}
+    assert len(history) == 3 * 4 * 3
+
+
+@pytest.mark.parametrize("strategy", ["darts", "single_path"])
+def test_mixtures_train_in_lower_precision(strategy: str, tmp_path: Path) -> None:
+    # Not at 16: oneDNN's gradient in bfloat16 of a strided convolution of a single pixel is whatever the memory held.
+    images = dataclasses.replace(DATA, image_size=32)
+    settings = config(strategy=strategy, arc_warmup=1, data=images)
+    settings = dataclasses.replace(settings, recipe=Recipe(epochs=2, precision="bf16-mixed"))
+    assert search(settings, tmp_path, progress=False)["metric"] > 0.1
+
+
+def test_the_same_seed_gives_the_same_search(tmp_path: Path) -> None:
+    files = []
+    for name in ("a", "b"):
+        search(config(epochs=2), tmp_path / name, progress=False)
+        files.append(torch.load(tmp_path / name / "supernet.pt", weights_only=True))
+    assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+    search(config(epochs=2, seed=1), tmp_path / "c", progress=False)
+    other = torch.load(tmp_path / "c" / "supernet.pt", weights_only=True)
+    assert not all(torch.equal(files[0][key], other[key]) for key in files[0])
+
+
+class Interrupt(pl.Callback):
+    """Ctrl-C in the middle of an epoch."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 2 and trainer.fit_loop.epoch_loop.batch_idx == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [*({"strategy": name} for name in STRATEGIES if name != "random"), {"darts_order": 2, "penalty": 0.1}],
+    ids=lambda changes: " ".join(map(str, changes.values())),
+)
+def test_killed_and_continued_equals_uninterrupted(changes: dict[str, Any], tmp_path: Path) -> None:
+    settings = config(epochs=4, **changes)
+    whole = search(settings, tmp_path / "whole", progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        search(settings, tmp_path / "cut", callbacks=[Interrupt()], progress=False)
+    assert not (tmp_path / "cut" / "supernet.pt").exists()
+    with pytest.raises(UserError, match="holds an unfinished search; resume it"):
+        search(settings, tmp_path / "cut", progress=False)
+    with pytest.raises(UserError, match="of other settings"):
+        search(dataclasses.replace(settings, share="none"), tmp_path / "cut", progress=False, resume=True)
+    continued = search(settings, tmp_path / "cut", progress=False, resume=True)
+    assert (continued["metric"], continued["resumed"], whole["resumed"]) == (whole["metric"], True, False)
+    states = [torch.load(tmp_path / name / "supernet.pt", weights_only=True) for name in ("whole", "cut")]
+    for key, value in states[0].items():
+        torch.testing.assert_close(states[1][key], value, atol=0, rtol=0, msg=key)
+    assert read_history(tmp_path / "cut" / "history.csv") == read_history(tmp_path / "whole" / "history.csv")
+
+
+def test_a_search_that_died_after_its_training_is_finished(tmp_path: Path) -> None:
+    whole = search(config(strategy="single_path"), tmp_path, progress=False)
+    for name in ("architecture.json", "network.pt", "result.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match="holds an unfinished search"):
+        search(config(strategy="single_path"), tmp_path, progress=False)
+    again = search(config(strategy="single_path"), tmp_path, progress=False, resume=True)
+    assert (again["metric"], again["costs"]) == (whole["metric"], whole["costs"])
+
+
+def test_with_the_task_zeroed_the_penalty_moves_the_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through NNI's own step: the live softmax is all that the loss depends on."""
+    real = Classification.training_step
+    monkeypatch.setattr(Classification, "training_step", lambda self, batch, i: 0.0 * real(self, batch, i))
+    settings = config(penalty=1.0, epochs=3, arc_warmup=0, arc_learning_rate=0.1)
+    search(settings, tmp_path, progress=False)
+    found = Architecture.load(tmp_path / "architecture.json")
+    space = make_space(settings, 10)
+    table = CostTable.of(space.backbone, space.slots, (3, 16, 16))
+    for slot, row in found.probabilities.items():
+        costs = {operator: cost.macs for operator, cost in table.costs[slot].items()}
+        assert max(row, key=lambda op: row[op]) == min(costs, key=lambda op: costs[op]), slot
+    expected = table.expected({slot: torch.tensor(list(row.values())) for slot, row in found.probabilities.items()})
+    assert expected < 0.95
+
+
+@pytest.mark.parametrize("strategy", ["single_path", "darts", "random"])
+def test_what_is_found_is_within_the_budget(strategy: str, tmp_path: Path) -> None:
+    settings = config(strategy=strategy, finalists=2, race_epochs=1)
+    table = CostTable.of(*_backbone_and_slots(settings), (3, 16, 16))
+    values = table.values("macs").values()
+    least, most = (table.rest_macs + sum(map(end, values)) for end in (min, max))
+    limit = (2 * least + most) / 3
+    settings = dataclasses.replace(settings, budget=(f"macs={limit}",))
+    result = search(settings, tmp_path, progress=False)
+    assert result["costs"]["macs"] <= limit
+    assert Architecture.load(tmp_path / "architecture.json").budget == {"macs": pytest.approx(limit)}
+    assert all(table.total(choice) <= limit for choice in result["finalists"])
+    accuracies = [read_json(tmp_path / "race" / str(n) / "result.json", "")["val_accuracy"] for n in (1, 2)]
+    assert result["metric"] == max(accuracies)
+
+
+def test_perturbation_chooses_under_the_budget_and_can_be_asked_again(tmp_path: Path) -> None:
+    backbone_args = {"channels": [8, 8, 16, 16], "zero_init_last": False}  # so that every slot matters from the start
+    settings = config(selection="perturbation", backbone_args=backbone_args)
+    result = search(settings, tmp_path, progress=False)
+    found = Architecture.load(tmp_path / "architecture.json")
+    assert found.slots == {slot: max(row, key=lambda name: row[name]) for slot, row in found.scores.items()}
+    assert all(max(row.values()) - min(row.values()) > 1e-3 for row in found.scores.values())
+    limits = {"macs": result["costs"]["macs"] - 1}
+    again = FinishedSearch.load(tmp_path).best(limits).choice
+    assert again == derive(found.scores, FinishedSearch.load(tmp_path).table, limits) != found.slots
+    with_budget = dataclasses.replace(settings, budget=(f"macs={limits['macs']}",))
+    assert search(with_budget, tmp_path / "budget", progress=False)["finalists"] == [again]
+
+
+def _backbone_and_slots(settings: SearchConfig) -> tuple[Any, Any]:
+    space = make_space(settings, 10)
+    return space.backbone, space.slots
+
+
+def test_a_budget_that_nothing_meets_ends_the_search_before_it_begins(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is met by no architecture; the cheapest has"):
+        search(config(budget=["macs=1k"]), tmp_path / "x", progress=False)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_large_space_is_ranked_by_evolution(tmp_path: Path) -> None:
+    search(config(strategy="single_path", samples=5), tmp_path, progress=False)
+    ranking = read_json(tmp_path / "ranking.json", "ranking")["ranking"]
+    accuracies = [row["accuracy"] for row in ranking]
+    assert len(ranking) == len({tuple(row["slots"].values()) for row in ranking}) == 5
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert Architecture.load(tmp_path / "architecture.json").slots == ranking[0]["slots"]
+
+
+@pytest.mark.parametrize("samples", [5, 50])
+def test_where_fewer_are_within_the_budget_than_samples_all_of_them_are_ranked(samples: int, tmp_path: Path) -> None:
+    settings = config(strategy="single_path", candidates=("conv", "local"), samples=samples)
+    table = CostTable.of(*_backbone_and_slots(settings), (3, 16, 16))
+    totals = sorted(
+        table.total(dict(zip(table.costs, operators, strict=True))) for operators in itertools.product(*table.costs.values())
+    )
+    search(dataclasses.replace(settings, budget=(f"macs={totals[2] + 1}",)), tmp_path, progress=False)
+    ranking = read_json(tmp_path / "ranking.json", "ranking")["ranking"]
+    assert sorted(row["costs"]["macs"] for row in ranking) == [total for total in totals if total <= totals[2] + 1]
+
+
+def test_a_budget_that_draws_do_not_find_begins_with_the_cheapest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acmix_nas.strategies.evolution.TRIES", 0)
+    settings = config(strategy="single_path", samples=5)
+    table = CostTable.of(*_backbone_and_slots(settings), (3, 16, 16))
+    search(settings, tmp_path, progress=False)
+    (row,) = read_json(tmp_path / "ranking.json", "ranking")["ranking"]
+    assert row["slots"] == acmix_nas.searching.run.cheapest(table, {})
+
+
+def test_random_search_trains_even_the_only_architecture_there_is(tmp_path: Path) -> None:
+    result = search(
+        config(strategy="random", candidates=("conv",), finalists=2, race_epochs=1), tmp_path, progress=False
+    )  # fmt: skip
+    assert result["metric"] == read_json(tmp_path / "race" / "1" / "result.json", "")["val_accuracy"]
+    assert (tmp_path / "network.pt").exists()
+
+
+def test_a_random_search_goes_on_only_where_it_is_asked_to_and_with_its_settings(tmp_path: Path) -> None:
+    settings = config(strategy="random", finalists=2, race_epochs=1)
+    search(settings, tmp_path, progress=False)
+    (tmp_path / "result.json").unlink()
+    with pytest.raises(UserError, match="holds an unfinished search; resume it"):
+        search(settings, tmp_path, progress=False)
+    with pytest.raises(UserError, match="of other settings"):
+        search(dataclasses.replace(settings, race_epochs=2), tmp_path, progress=False, resume=True)
+    assert SearchConfig.load(tmp_path) == settings
+
+
+def test_what_another_command_left_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "network.pt").write_text("precious")
+    for strategy in ("random", "darts"):
+        with pytest.raises(UserError, match=r"network.pt' exists already"):
+            search(config(strategy=strategy, finalists=2), tmp_path, progress=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["network.pt"]
+
+
+def test_a_penalty_may_count_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(table: CostTable, *_: Any) -> CostTable:
+        costs = {
+            slot: {name: cost._replace(latency=float(name != "local")) for name, cost in row.items()}
+            for slot, row in table.costs.items()
+        }
+        return dataclasses.replace(table, costs=costs, rest_latency=0.0)
+
+    monkeypatch.setattr("acmix_nas.searching.run.timed", timed)
+    settings = config(penalty=100.0, cost="latency", arc_warmup=0, arc_learning_rate=0.3)
+    assert set(search(settings, tmp_path, progress=False)["finalists"][0].values()) == {"local"}
+
+
+def test_a_race_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(strategy="single_path", samples=4, finalists=2, warm_epochs=2)
+    whole = search(settings, tmp_path, progress=False)
+    (tmp_path / "result.json").unlink()
+    trained = []
+    monkeypatch.setattr("acmix_nas.searching.run.retrain", lambda *arguments, **_: trained.append(arguments))
+    again = search(settings, tmp_path, progress=False, resume=True)
+    assert trained == []
+    assert again["metric"] == whole["metric"]
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_warm_finalist_goes_on_from_its_last_epoch(epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(strategy="single_path", samples=4, finalists=2, warm_epochs=2)
+    whole = search(settings, tmp_path / "whole", progress=False)
+    retrain = acmix_nas.searching.run.retrain
+    monkeypatch.setattr(
+        "acmix_nas.searching.run.retrain", lambda *a, **k: retrain(*a, **{**k, "callbacks": [InterruptEpoch(epoch)]})
+    )
+    with pytest.raises(KeyboardInterrupt):
+        search(settings, tmp_path / "cut", progress=False)
+    monkeypatch.undo()
+    continued = search(settings, tmp_path / "cut", progress=False, resume=True)
+    assert (continued["metric"], continued["finalists"]) == (whole["metric"], whole["finalists"])
+    ended = [torch.load(tmp_path / name / "network.pt", weights_only=True) for name in ("whole", "cut")]
+    assert all(torch.equal(ended[0][key], ended[1][key]) for key in ended[0])
+
+
+class InterruptEpoch(pl.Callback):
+    """Ctrl-C at the start of this epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_a_race_goes_on_with_no_other_finalists(tmp_path: Path) -> None:
+    settings = config(strategy="random", finalists=2, race_epochs=1)
+    search(settings, tmp_path, progress=False)
+    for name in ("result.json", "race/1/architecture.json"):
+        (tmp_path / name).unlink()
+    found = Architecture.load(tmp_path / "architecture.json")
+    all_conv = dict.fromkeys(found.slots, "conv")
+    dataclasses.replace(found, slots=all_conv).save(tmp_path / "race" / "1" / "architecture.json")
+    with pytest.raises(UserError, match="is another than when the race began"):
+        search(settings, tmp_path, progress=False, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "race_start", "warm"),
+    [("single_path", None, True), ("single_path", "scratch", False), ("darts", None, False), ("darts", "inherited", True)],
+)
+def test_finalists_begin_with_what_they_inherit_or_from_scratch(
+    strategy: str, race_start: str | None, warm: bool, tmp_path: Path
+) -> None:
+    """With steps too small to see, a warm finalist keeps the weights of the supernet; one from scratch never had them."""
+    settings = config(
+        strategy=strategy, samples=4, finalists=2, race_start=race_start, race_epochs=1, warm_epochs=1, warm_lr=1e-12,
+    )  # fmt: skip
+    settings = dataclasses.replace(settings, recipe=Recipe(epochs=2, warmup_epochs=0, min_lr=0.0, weight_decay=0.0))
+    result = search(settings, tmp_path, progress=False)
+    trained = read_json(tmp_path / "race" / "1" / "result.json", "")
+    assert (trained["epochs"], trained["recipe"]["lr"]) == (1, 1e-12 if warm else settings.recipe.lr)
+    _, _, space = load_supernet(tmp_path)
+    weights = torch.load(tmp_path / "race" / "1" / "network.pt", weights_only=True)
+    inherited = inherit(space, result["finalists"][0]).state_dict()
+    same = [torch.allclose(weights[name], inherited[name], rtol=0, atol=1e-8) for name in weights if weights[name].ndim == 4]
+    assert all(same) if warm else not any(same)
+
+
+@pytest.mark.parametrize(("strategy", "race_epochs", "warm_epochs"), [("random", 2, 9), ("single_path", 9, 2)])
+def test_a_race_is_cut_at_half_time_and_changes_no_training(
+    strategy: str, race_epochs: int, warm_epochs: int, tmp_path: Path
+) -> None:
+    lengths = {"race_epochs": race_epochs, "warm_epochs": warm_epochs, "race_cut": 1}
+    settings = config(strategy=strategy, samples=5, finalists=3, apart=1, **lengths)
+    cut = search(settings, tmp_path / "cut", progress=False)
+    whole = search(dataclasses.replace(settings, race_cut=0), tmp_path / "whole", progress=False)
+    assert cut["finalists"] == whole["finalists"]
+    half = [read_json(tmp_path / "cut" / "race" / str(n) / "half-time.json", "")["val_accuracy"] for n in (1, 2, 3)]
+    (ended,) = (n for n in (1, 2, 3) if (tmp_path / "cut" / "race" / str(n) / "result.json").exists())
+    assert half[ended - 1] == max(half)
+    paused, through = (read_json(tmp_path / one / "race" / str(ended) / "result.json", "") for one in ("cut", "whole"))
+    assert (paused["val_accuracy"], paused["test_accuracy"]) == (through["val_accuracy"], through["test_accuracy"])
+    assert cut["metric"] == paused["val_accuracy"]
+    checkpoints = [tmp_path / "cut" / "race" / str(n) / "checkpoints" / "last.ckpt" for n in (1, 2, 3)]
+    steps = [torch.load(file, weights_only=False)["global_step"] for file in checkpoints]
+    assert sorted(steps) == [max(steps) // 2] * 2 + [max(steps)]  # the others were trained for half of the epochs
+
+
+def test_a_race_on_several_devices_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="finalists must be 1 on several devices"):
+        search(config(finalists=2), tmp_path, progress=False, trainer_kwargs={"devices": 2})
+
+
+def test_a_loss_that_is_no_number_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Classification.training_step
+    monkeypatch.setattr(Classification, "training_step", lambda self, batch, i: float("nan") * real(self, batch, i))
+    monkeypatch.setattr("acmix_nas.training.classification.Classification._record", record_nan)
+    with pytest.raises(BrokenRun, match="train_loss is nan after epoch 1"):
+        search(config(strategy="single_path"), tmp_path, progress=False)
+    assert not (tmp_path / "supernet.pt").exists()
+
+
+def record_nan(module: Classification, part: str, *_: Any) -> None:
+    module.log(f"{part}_loss", torch.tensor(float("nan")), on_epoch=True, batch_size=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["darts", "single_path"])
+def test_two_processes_share_the_images_and_write_one_folder(strategy: str, tmp_path: Path) -> None:
+    command = [
+        Path(sys.executable).with_name("acmix-nas"), "search", "--backbone", "resnet14t", "--slots", "layer*",
+        "--backbone-args", "channels=[8,8,16,16]", "--image-size", "16", "--epochs", "2", "--strategy", strategy,
+        "--samples", "2", "--devices", "2", "--accelerator", "cpu",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("search-validation accuracy") == 1
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert Architecture.load(folder / "architecture.json").slots
+    assert "8/8" in done.stderr + done.stdout  # 1,078 images in batches of 64, halved
+
+
+def test_a_finished_search_is_not_overwritten(tmp_path: Path) -> None:
+    search(config(epochs=2), tmp_path, progress=False)
+    for resume in (False, True):
+        with pytest.raises(UserError, match="holds a finished search"):
+            search(config(epochs=2), tmp_path, progress=False, resume=resume)
+
+
+def test_a_supernet_comes_back_and_judges(tmp_path: Path, data: ImageData) -> None:
+    search(config(strategy="single_path", epochs=3), tmp_path, progress=False)
+    loaded, _, space = load_supernet(tmp_path, data)
+    assert loaded == config(strategy="single_path", epochs=3)
+    before = {key: value.clone() for key, value in space.state_dict().items()}
+    choice = Architecture.load(tmp_path / "architecture.json").slots
+    _, accuracy = judge(space, choice, data)
+    assert accuracy == pytest.approx(read_json(tmp_path / "result.json", "result")["metric"], abs=0.02)
+    assert all(torch.equal(value, before[key]) for key, value in space.state_dict().items())
+
+
+def test_a_transformer_is_searched_at_the_size_of_the_images(tmp_path: Path) -> None:
+    arguments = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2]}
+    settings = config(
+        backbone="swin_tiny_patch4_window7_224", backbone_args=arguments, slots=("*",), candidates=("home", "conv"), epochs=1,
+        arc_warmup=0, data=dataclasses.replace(DATA, image_size=32),
+    )  # fmt: skip
+    assert settings.arguments["img_size"] == 32
+    search(settings, tmp_path, progress=False)
+    network = build(tmp_path / "architecture.json", weights=tmp_path / "network.pt").eval()
+    assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_the_seed_gives_the_weights() -> None:
+    a, b = (make_space(config(), 10).state_dict() for _ in range(2))
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"strategy": "dart"}, "strategy must be one of single_path, darts, gumbel, proxyless, random; got 'dart'"),
+        ({"strategy": "gumbel", "penalty": 0.1}, "penalty needs strategy darts"),
+        ({"darts_order": 3}, "darts_order must be one of 1, 2; got 3"),
+        ({"strategy": "gumbel", "darts_order": 2}, "darts_order 2 needs strategy darts; got strategy='gumbel'"),
+        ({"darts_order": 2, "recipe": Recipe(precision="bf16-mixed")}, "darts_order 2 needs precision 32-true"),
+        ({"temperature": (1.0, 2.0)}, "temperature must be two positive numbers, .* got 1.0, 2.0"),
+        ({"selection": "best"}, "selection must be one of argmax, perturbation; got 'best'"),
+        ({"strategy": "gumbel", "selection": "perturbation"}, "selection perturbation needs strategy darts, .* got 'gumbel'"),
+        ({"patience": -1}, "patience must be 0 or more; got patience=-1"),
+        ({"arc_warmup": 2}, "arc_warmup must be from 0 to below epochs=2"),
+        ({"arc_learning_rate": 0.0}, "arc_learning_rate must be positive"),
+        ({"backbone_args": {"num_classes": 3}}, "must not say num_classes"),
+        ({"backbone_args": {"act_layer": object()}}, "plain values"),
+        ({"samples": 0}, "samples must be at least 1"),
+        ({"finalists": 0}, "finalists must be at least 1"),
+        ({"race_epochs": 0}, "race_epochs must be at least 1"),
+        ({"warm_epochs": 0}, "warm_epochs must be at least 1"),
+        ({"warm_lr": 0.0}, "warm_lr must be positive"),
+        ({"race_start": "warm"}, "race_start must be one of inherited, scratch"),
+        ({"strategy": "random", "finalists": 2, "race_start": "inherited"}, "race_start must be scratch with strategy random"),
+        ({"strategy": "random"}, "finalists must be at least 2 with strategy random"),
+        ({"budget": ["watts=3"]}, "budget must be one of"),
+        ({"cost": "watts"}, "cost must be one of macs, parameters, latency; got 'watts'"),
+        ({"recipe": Recipe(precision="16-mixed", clip_grad=5.0)}, "clip_grad must be left out with strategy darts in 16-mixed"),
+        ({"recipe": Recipe(ema_decay=0.9)}, "ema_decay must be 0 in a search"),
+    ],
+)
+def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config(**changes)

@@ -1,0 +1,124 @@
+"""A training takes the images of the search unless others are chosen, and backbones as they stand at any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+
+from acmix_nas.architecture import Architecture, build
+from acmix_nas.training.classification import Recipe
+from acmix_nas.training.data import DataConfig
+from acmix_nas.training.retrain import data_of, retrain, sized
+from acmix_nas.util.errors import UserError
+from tests.small import SLOTS
+
+SEARCHED = Architecture("resnet14t", {}, (), data={"name": "folder", "root": "photos", "image_size": 48, "num_classes": 3})
+
+
+def test_images_are_those_of_the_search() -> None:
+    assert data_of(SEARCHED, DataConfig(batch_size=7)) == DataConfig("folder", root="photos", image_size=48, batch_size=7)
+
+
+def test_images_that_are_chosen_stand_over_those_of_the_search() -> None:
+    assert data_of(SEARCHED, DataConfig("digits"), ["name"]) == DataConfig("digits", image_size=48)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "image_size", "expected"),
+    [
+        ("vit_tiny_patch16_224", 64, {"depth": 1, "img_size": 64}),
+        ("vit_tiny_patch16_224", 224, {"depth": 1}),
+        ("resnet18", 64, {"depth": 1}),
+    ],
+)
+def test_what_is_built_for_one_size_is_told_the_size(backbone: str, image_size: int, expected: dict[str, int]) -> None:
+    assert sized(Architecture(backbone, {}, (), {"depth": 1}), image_size).backbone_args == expected
+
+
+def test_a_searched_architecture_is_told_the_size_of_other_images() -> None:
+    architecture = Architecture("vit_tiny_patch16_224", {"blocks.0.attn": "global"}, ("global",), {"img_size": 32})
+    assert sized(architecture, 64).backbone_args == {"img_size": 64}
+    assert sized(architecture, 32) == architecture
+
+
+def test_a_backbone_as_it_stands_is_trained_and_built_again(tmp_path: Path) -> None:
+    architecture = Architecture("resnet10t", {}, (), {"channels": [8, 8, 16, 16]})
+    data = DataConfig(image_size=16, batch_size=256)
+    result = retrain(architecture, data, Recipe(epochs=1), tmp_path, backbone_args={"drop_path_rate": 0.1}, progress=False)
+    assert 0 <= result["test_accuracy"] <= 1
+    saved = Architecture.load(tmp_path / "architecture.json")
+    assert saved.backbone_args == {"channels": [8, 8, 16, 16], "drop_path_rate": 0.1}
+    assert saved.data["num_classes"] == 10
+    build(saved, weights=tmp_path / "network.pt")
+    assert not (tmp_path / "history.csv").exists()  # without ACmix there is no leaning
+
+
+def one_epoch(
+    folder: Path, channels: Sequence[int] = (8, 8, 16, 16), operator: str | None = None, **options: Any
+) -> dict[str, Any]:
+    architecture = Architecture("resnet10t", {}, (), {"channels": channels})
+    if operator is not None:
+        architecture = Architecture(
+            "resnet14t", dict.fromkeys(SLOTS, operator), ("local", "global"), {"channels": channels}, ("layer*",)
+        )
+    return retrain(architecture, DataConfig(image_size=16, batch_size=256), Recipe(epochs=1), folder, progress=False, **options)
+
+
+class Interrupt(pl.Callback):
+    """Ctrl-C in the first epoch, or as the last one ends."""
+
+    def __init__(self, begun: bool) -> None:
+        self.begun = begun
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        if not self.begun:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, *_: Any) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_is_refused_leaves_the_architecture_of_the_unfinished_run(resume: bool, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        one_epoch(tmp_path, callbacks=[Interrupt(begun=True)])
+    before = (tmp_path / "architecture.json").read_text()
+    with pytest.raises(UserError, match="its backbone_args differ" if resume else "holds an unfinished run"):
+        one_epoch(tmp_path, channels=(8, 8, 8, 8), resume=resume)
+    assert (tmp_path / "architecture.json").read_text() == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(("name", "said"), [("architecture.json", "is not JSON"), ("network.pt", "exists already")])
+def test_what_an_export_left_in_the_folder_is_not_overwritten(name: str, said: str, resume: bool, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(UserError, match=f"{name}' {said}"):
+        one_epoch(tmp_path, resume=resume)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "precious")]
+
+
+def test_another_architecture_than_the_folders_is_refused(tmp_path: Path) -> None:
+    kept = Architecture("resnet10t", {}, (), {"channels": [8, 8, 8, 8]}).save(tmp_path / "architecture.json").read_text()
+    with pytest.raises(UserError, match="its backbone_args differ"):
+        one_epoch(tmp_path)
+    assert (tmp_path / "architecture.json").read_text() == kept
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(resume: bool, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        one_epoch(tmp_path, callbacks=[Interrupt(begun=False)])
+    assert (tmp_path / "architecture.json").exists()
+    assert one_epoch(tmp_path, resume=resume)["epochs"] == 1
+
+
+def test_only_the_same_network_is_resumed_even_where_shapes_agree(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        one_epoch(tmp_path, operator="local", callbacks=[Interrupt(begun=True)])
+    with pytest.raises(UserError, match="its slots differ"):
+        one_epoch(tmp_path, operator="global", resume=True)
+    assert one_epoch(tmp_path, operator="local", resume=True)["epochs"] == 1
