@@ -15,7 +15,7 @@ from torch import nn
 from acmix_nas.slots.blocks import open_blocks
 from acmix_nas.slots.slot import Slot, put
 from acmix_nas.util.errors import UserError, first_line, one_of
-from acmix_nas.util.plugins import load_group
+from acmix_nas.util.registry import load_group
 
 __all__ = ["as_features", "is_backbone", "load_weights", "make_backbone", "pretrained_config"]
 

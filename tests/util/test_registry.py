@@ -1,0 +1,62 @@
+"""What is registered is found, named, and told where it comes from."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from acmix_nas.util import registry
+from acmix_nas.util.errors import UserError
+from acmix_nas.util.registry import Registry
+
+
+def first() -> None:
+    """Stands for a thing."""
+
+
+def second() -> None:
+    """Stands for another."""
+
+
+def test_a_registered_thing_is_found_by_its_name() -> None:
+    things = Registry[object]("thing", "acmix_nas.none")
+    assert things.register("first")(first) is first
+    assert things.get("first") is first
+    assert things.names() == ["first"]
+    assert "first" in things
+    assert "second" not in things
+
+
+def test_an_unknown_name_is_told_of_those_there_are() -> None:
+    things = Registry[object]("thing", "acmix_nas.none")
+    things.register("first")(first)
+    with pytest.raises(UserError, match=r"thing must be one of first; got 'third'"):
+        things.get("third")
+
+
+def test_a_name_belongs_to_one_thing() -> None:
+    things = Registry[object]("thing", "acmix_nas.none")
+    things.register("one")(first)
+    things.register("one")(first)
+    with pytest.raises(UserError, match="'one' is registered already"):
+        things.register("one")(second)
+
+
+def test_an_entry_point_is_imported_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = [
+        EntryPoint("path", "pathlib:Path", "acmix_nas.none"),
+        EntryPoint("broken", "no_such_module:thing", "acmix_nas.none"),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: [e for e in declared if e.group == group])
+    things = Registry[object]("thing", "acmix_nas.none")
+    assert things.names() == ["path", "broken"]
+    assert things.get("path").__name__ == "Path"  # type: ignore[attr-defined]
+
+
+def test_the_origin_is_a_distribution_where_one_is_installed() -> None:
+    things = Registry[object]("thing", "acmix_nas.none")
+    things.register("registry")(Registry)
+    things.register("mine")(first)
+    assert things.origin("registry").startswith("acmix-nas ")
+    assert things.origin("mine") == __name__
