@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,12 +15,11 @@ from acmix_nas.slots.backbones import load_weights, make_backbone
 from acmix_nas.slots.blocks import open_blocks
 from acmix_nas.slots.slot import Heads, OperatorName, Slot, check_candidates, find_slots, make_operator, put
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import provenance, read_json, write_json
+from acmix_nas.util.files import provenance, read_document, write_json
 
 __all__ = ["Architecture", "build"]
 
-FORMAT = "acmix-nas architecture"
-VERSION = 1
+KIND = "architecture"
 KINDS: dict[str, tuple[type, ...]] = {
     "backbone": (str, NoneType), "slots": (dict,), "candidates": (list,), "backbone_args": (dict,), "pattern": (list,),
     "heads": (int, dict, NoneType), "budget": (dict,), "seed": (int, NoneType), "data": (dict,), "metric": (dict,),
@@ -59,17 +59,33 @@ class Architecture:
     metric: Mapping[str, float] = field(default_factory=dict)
     probabilities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    made: Mapping[str, Any] = field(default_factory=provenance)
+    made: Mapping[str, Any] = field(default_factory=provenance, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", tuple(self.candidates))
         object.__setattr__(self, "pattern", tuple(self.pattern))
+        for name in ("slots", "backbone_args", "heads", "budget", "data", "metric", "probabilities", "scores"):
+            # As the file will have them, so that what was saved and loaded is equal to what it was.
+            object.__setattr__(self, name, json.loads(json.dumps(getattr(self, name))))
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Return (channels, height, width) of the images of the search.
+
+        Raises:
+            UserError: where the architecture does not say on what images it was searched.
+        """
+        size = self.data.get("image_size")
+        if size is None:
+            raise UserError("image_size must be given: the architecture does not say on what images it was searched")
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.data.get("in_chans", 3), height, width
 
     def save(self, path: str | Path) -> Path:
         """Write the file."""
         content = asdict(self)
         made = content.pop("made")
-        return write_json(Path(path), {**made, "format": FORMAT, "version": VERSION, **content})
+        return write_json(Path(path), {**made, "format": f"acmix-nas {KIND}", "version": 1, **content})
 
     @classmethod
     def load(cls, path: str | Path) -> Architecture:
@@ -79,13 +95,8 @@ class Architecture:
             UserError: where it is missing, no architecture, of another version, or names an unknown operator.
         """
         path = Path(path)
-        content = read_json(path, "architecture")
+        content = read_document(path, KIND)
         where = f"architecture {str(path)!r}"
-        if content.pop("format", None) != FORMAT:
-            raise UserError(f'{where} has no line "format": "{FORMAT}"; it is no architecture file')
-        version = content.pop("version", None)
-        if version != VERSION:
-            raise UserError(f"{where} is of version {version}; this package reads version {VERSION}: export it again")
         made: dict[str, Any] = {key: content.pop(key) for key in ("made_by", "date", "versions") if key in content}
         missing = {"backbone", "slots", "candidates"} - content.keys()
         unknown = content.keys() - cls.__dataclass_fields__.keys() | content.keys() & {"made"}
@@ -149,6 +160,8 @@ def skeleton(
         num_classes = architecture.data.get("num_classes") if num_classes is None else num_classes
         if num_classes is not None:
             arguments["num_classes"] = num_classes
+        if architecture.data.get("in_chans", 3) != 3:
+            arguments.setdefault("in_chans", architecture.data["in_chans"])
         backbone = make_backbone(architecture.backbone, arguments)
     if not architecture.slots:
         return backbone, []

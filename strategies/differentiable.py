@@ -1,89 +1,193 @@
-"""What the strategies that train a distribution over architectures have in common: their loop."""
+"""Strategies that train a distribution over architectures with the supernet: DARTS, Gumbel and Proxyless."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from nni.nas.oneshot.pytorch.differentiable import DartsLightningModule
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from acmix_nas.strategies.base import OperatorScores, SearchStrategy, Shortlist, Supernet, check_warmup, register_strategy
+from acmix_nas.util.errors import UserError, one_of
 
-from acmix_nas.bias.decision import Decision
-from acmix_nas.search_spaces import MixedSlot
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 
-__all__ = ["SampledSearchModule", "SearchModule"]
+    from acmix_nas.costs.table import CostTable
+    from acmix_nas.training.recipe import Recipe
+    from acmix_nas.training.task import Task
+
+__all__ = ["DARTSSearch", "DifferentiableSearch", "GumbelSearch", "ProxylessSearch"]
+
+SELECTIONS = ("argmax", "perturbation")
 
 
-class SearchModule(DartsLightningModule):
-    """NNI's loop of DARTS in two methods that can be overridden, with its parameters in order, and a log of how decided it is.
+@dataclass(frozen=True, kw_only=True)
+class DifferentiableSearch(SearchStrategy):
+    """Train a distribution over architectures, and choose by the probabilities of its operators.
 
-    While it warms up, the weights are trained alone: before they mean anything, a gradient of the architecture tells which
-    operators learn fast, not which are good (Liang et al. 2019, Xu et al. 2020).
+    Args:
+        arc_learning_rate: learning rate of the architecture's parameters.
+        arc_warmup: epochs in which the architecture does not move, since what learns fastest would win.
+        watch: whether the end of the search says how decided it is: its entropy, the share of slots where one operator is
+            first, and the slots that are coin flips, which another seed turns over.
+        patience: epochs in a row with a validation score clearly below the best, after which the search has collapsed. It
+            stops, and the distribution of its last good epoch counts; 0 lets it go on.
+
+    Raises:
+        UserError: where a value has no meaning; the message names it.
     """
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
-        """One step of the architecture on the search-validation part, one of the weights on the training part."""
-        if self.trainer.current_epoch >= self.warmup_epochs:
-            self.architecture_step(batch, batch_idx)
-        self.resample()
-        given = self.training_module.training_step(batch["train"], 2 * batch_idx + 1)
-        self.advance_optimization(loss_of(given), batch_idx, self.gradient_clip_val)
-        self.advance_lr_schedulers(batch_idx)
-        if batch_idx % self.log_prob_every_n_step == 0:
-            self.log_probs(self.export_probs())
-        return given
+    alternating = True
 
-    def architecture_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Move the architecture; first order, with the weights as they are."""
-        optimizer: Any = self.architecture_optimizers()
-        self.resample()
-        optimizer.zero_grad()
-        with self.toggled_optimizer(optimizer):  # gradients of the weights would cost a third of the step, for nothing
-            self.manual_backward(self.architecture_loss(batch, batch_idx))
-        optimizer.step()
+    arc_learning_rate: float = 3e-2
+    arc_warmup: int = 1
+    watch: bool = True
+    patience: int = 3
 
-    def architecture_loss(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """What the architecture's step goes down."""
-        return loss_of(self.training_module.training_step(batch["val"], 2 * batch_idx))
+    def __post_init__(self) -> None:
+        if not self.arc_learning_rate > 0:
+            raise UserError(f"arc_learning_rate must be positive; got arc_learning_rate={self.arc_learning_rate}")
+        if self.patience < 0:
+            raise UserError(f"patience must be 0 or more; got patience={self.patience}")
 
-    def slots(self) -> list[MixedSlot]:
-        """In order."""
-        return [module for module in self.supernet_modules() if isinstance(module, MixedSlot)]
+    def check(self, recipe: Recipe, finalists: int) -> None:  # noqa: ARG002
+        check_warmup(self.warmup(recipe.epochs), recipe, self.arc_warmup)
+        if recipe.precision == "16-mixed" and recipe.clip_grad:
+            raise UserError(
+                f"clip_grad must be left out with strategy {self.name} in 16-mixed, whose gradients are scaled when "
+                f"they are clipped; got {recipe.clip_grad}; or take bf16-mixed"
+            )
 
-    def arch_parameters(self) -> list[nn.Parameter]:
-        """The architecture's parameters in the order of the slots.
+    def warmup(self, epochs: int) -> int:
+        return min(self.arc_warmup, epochs - 1) if self.arc_warmup == 1 else self.arc_warmup
 
-        NNI gives them as a set, so their order differs from run to run, while a checkpoint restores the state of an optimizer
-        by the order of its parameters.
-        """
-        return list(dict.fromkeys(parameter for slot in self.slots() for parameter in slot.arch_parameters()))
+    def shared(self, recipe: Recipe) -> dict[str, Any]:
+        """Return what NNI's differentiable strategies take."""
+        return {
+            "arc_learning_rate": self.arc_learning_rate, "warmup_epochs": self.warmup(recipe.epochs),
+            "gradient_clip_val": recipe.clip_grad,
+        }  # fmt: skip
 
-    def log_probs(self, probs: dict[str, dict[str, float]]) -> None:
-        """How decided the distribution is; NNI logs every probability, which `BiasLogger` does once an epoch."""
-        decision = Decision.of(probs)
-        self.log("entropy", decision.entropy, prog_bar=True)
-        self.log("dominance", decision.dominance)
+    def callbacks(self, task: Task) -> list[pl.Callback]:
+        from acmix_nas.strategies.oneshot.guard import Guard
+
+        return [Guard(self.patience, f"val_{task.metric}", task.clear_drop)] if self.patience else []
+
+    def score_operators(self, supernet: Supernet) -> OperatorScores:
+        from acmix_nas.search_spaces import MixedSlot
+
+        slots = [module for module in supernet.space.modules() if isinstance(module, MixedSlot)]
+        return OperatorScores(
+            {slot.label: dict(zip(slot.candidates.names, slot.probabilities().tolist(), strict=True)) for slot in slots}
+        )
+
+    def shortlist(self, supernet: Supernet, count: int, apart: int) -> Shortlist:
+        from acmix_nas.bias.decision import Decision
+        from acmix_nas.costs.choose import finalists_within, log_probabilities
+
+        found = self.score_operators(supernet)
+        scores = found.scores or log_probabilities(found.probabilities)
+        choices = finalists_within(scores, supernet.table, supernet.budget, count, apart)
+        notes = {"decision": Decision.of(found.probabilities).as_json()} if self.watch else {}
+        return Shortlist(choices, found, notes=notes)
 
 
-class SampledSearchModule(SearchModule):
-    """The loop where sampled paths run. The architecture's steps see the backbone's batch norms with their running statistics.
+@register_strategy("darts")
+@dataclass(frozen=True, kw_only=True)
+class DARTSSearch(DifferentiableSearch):
+    """Train a softmax mixture of all candidates (DARTS, Liu et al. 2019). The quickest strategy.
 
-    A batch norm that computes its own undoes the scale of what enters it, so behind a slot, where most backbones have one,
-    ⟨∂L/∂out, o_k⟩ of the candidate that runs would be exactly zero: Gumbel would learn nothing, and Proxyless only which other
-    candidate is unlike the one that runs, and adds to it. (The candidates' own norms, inside the slots, stay as they are.)
+    Args:
+        penalty: weight of the expected cost in the loss of the architecture.
+        cost: which cost the penalty counts, such as "macs", "parameters" or "latency" (measured on the machine at hand).
+        darts_order: 1 moves the architecture by the weights as they are; 2 by what they will be after their next step, for
+            the price of three more gradients.
+        selection: how an operator is judged: "argmax" by its probability; "perturbation" by what the mixture loses without
+            it, slot by slot, for one evaluation per candidate.
+
+    Example:
+        >>> DARTSSearch(penalty=0.1).darts_order
+        1
     """
 
-    def architecture_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        inside = {norm for slot in self.slots() for norm in slot.modules()}
-        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm) and m.training and m not in inside]
-        for norm in norms:
-            norm.eval()
-        super().architecture_step(batch, batch_idx)
-        for norm in norms:
-            norm.train()
+    penalty: float = 0.0
+    cost: str = "macs"
+    darts_order: int = 1
+    selection: str = "argmax"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.penalty, bool) or not self.penalty >= 0:
+            raise UserError(f"penalty must be a number of 0 or more; got {self.penalty!r}")
+        if self.darts_order not in (1, 2):
+            raise one_of("darts_order", self.darts_order, (1, 2))
+        if self.selection not in SELECTIONS:
+            raise one_of("selection", self.selection, SELECTIONS)
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        return (self.cost,) if self.penalty else ()
+
+    def check(self, recipe: Recipe, finalists: int) -> None:
+        super().check(recipe, finalists)
+        if self.darts_order == 2 and recipe.precision != "32-true":
+            raise UserError(f"darts_order 2 needs precision 32-true: it takes differences; got {recipe.precision!r}")
+
+    def one_shot(self, recipe: Recipe, table: CostTable | None) -> OneShotStrategy:
+        from acmix_nas.strategies.oneshot.darts import DARTS
+
+        return DARTS(penalty=self.penalty, cost=self.cost, table=table, order=self.darts_order, **self.shared(recipe))
+
+    def score_operators(self, supernet: Supernet) -> OperatorScores:
+        found = super().score_operators(supernet)
+        if self.selection == "argmax":
+            return found
+        from acmix_nas.supernet.perturbation import Perturbation
+
+        judge = Perturbation.of(supernet.space.backbone, supernet.space.slots, supernet.data, supernet.task)
+        return OperatorScores(found.probabilities, judge.scores(found.probabilities, supernet.progress))
 
 
-def loss_of(given: Any) -> Tensor:
-    """The loss, of what a training step gives."""
-    loss: Tensor = given["loss"] if isinstance(given, dict) else given
-    return loss
+@register_strategy("gumbel")
+@dataclass(frozen=True, kw_only=True)
+class GumbelSearch(DifferentiableSearch):
+    """Train a distribution through one sampled path at a time (GDAS, Dong and Yang 2019).
+
+    Args:
+        temperature: of the samples, in the first and in the last epoch.
+    """
+
+    temperature: Sequence[float] = (10.0, 0.1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "temperature", check_temperature(self.temperature))
+
+    def one_shot(self, recipe: Recipe, table: CostTable | None) -> OneShotStrategy:  # noqa: ARG002
+        from acmix_nas.strategies.oneshot.gumbel import Gumbel
+
+        return Gumbel(temperature=self.temperature, **self.shared(recipe))
+
+
+@register_strategy("proxyless")
+@dataclass(frozen=True, kw_only=True)
+class ProxylessSearch(DifferentiableSearch):
+    """Train binary gates over sampled candidates (ProxylessNAS, Cai et al. 2019)."""
+
+    def one_shot(self, recipe: Recipe, table: CostTable | None) -> OneShotStrategy:  # noqa: ARG002
+        from acmix_nas.strategies.oneshot.proxyless import Proxyless
+
+        return Proxyless(**self.shared(recipe))
+
+
+def check_temperature(temperature: Sequence[float]) -> tuple[float, float]:
+    """Return the temperatures of the first and the last epoch.
+
+    Raises:
+        UserError: where they are not two positive numbers, or rise.
+    """
+    if len(temperature) != 2 or not temperature[0] >= temperature[1] > 0:
+        got = ", ".join(map(str, temperature))
+        raise UserError(f"temperature must be two positive numbers, the second no larger, as in 10,0.1; got {got}")
+    return float(temperature[0]), float(temperature[1])

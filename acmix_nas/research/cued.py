@@ -21,6 +21,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from PIL import Image
+
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageSet, Source, register_data
 from acmix_nas.util.errors import UserError, one_of
 
 __all__ = ["CUED", "PARTS", "SIDE", "cued_images"]
@@ -128,15 +132,28 @@ def _stroke(answer: int) -> np.ndarray:
     return box[:, :, None]
 
 
-class Task(NamedTuple):
+class CuedTask(NamedTuple):
     """What the labels mean, and how an image is drawn from a pool of digits."""
 
     classes: tuple[str, ...]
     draw: Callable[[np.random.Generator, np.ndarray, np.ndarray], tuple[np.ndarray, int]]
 
 
-CUED: Mapping[str, Task] = {
-    "cued-digits": Task(tuple(map(str, range(KINDS))), _named_by_colour),
-    "cued-shapes": Task(tuple(COLOURS), _named_by_shape),
+CUED: Mapping[str, CuedTask] = {
+    "cued-digits": CuedTask(tuple(map(str, range(KINDS))), _named_by_colour),
+    "cued-shapes": CuedTask(tuple(COLOURS), _named_by_shape),
 }
 """Data sets that are drawn by a seed."""
+
+
+def _read(config: DataConfig) -> ImageSet:
+    """All parts under the config's seed."""
+    parts = {}
+    for part in PARTS:
+        pixels, labels = cued_images(config.name, part, config.data_seed)
+        images = [Image.fromarray(canvas) for canvas in pixels]
+        parts[part] = Source(list(zip(images, labels.tolist(), strict=True)), labels.tolist())
+    return ImageSet(parts, list(CUED[config.name].classes))
+
+
+CUED_DIGITS, CUED_SHAPES = (register_data(name, drawn=True, small=True)(_read) for name in CUED)

@@ -1,4 +1,4 @@
-"""What is searched, how, and on which images. Nothing here needs NNI."""
+"""What is searched, how, and on which images. Nothing here needs PyTorch, so that the command line can show it at once."""
 
 from __future__ import annotations
 
@@ -8,102 +8,67 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from acmix_nas.costs.budget import parse_budget
-from acmix_nas.costs.table import MEASURES
-from acmix_nas.slots.backbones import for_size
-from acmix_nas.slots.slot import DEFAULT_CANDIDATES, Heads
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import DataConfig
+from acmix_nas.strategies.base import STRATEGIES, SearchStrategy
+from acmix_nas.strategies.sampled import SinglePathSearch
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError, one_of
-from acmix_nas.util.files import provenance, read_json, write_json
+from acmix_nas.util.files import read_document, write_document
+from acmix_nas.util.settings import flat_names, replace_flat, unknown_setting
 
-__all__ = ["STRATEGIES", "SearchConfig", "check_temperature"]
+__all__ = ["SearchConfig"]
 
-STRATEGIES = ("single_path", "darts", "gumbel", "proxyless", "random")
-DIFFERENTIABLE = ("darts", "gumbel", "proxyless")
-SELECTIONS = ("argmax", "perturbation")
+SHARING = ("all", "attention", "none")
 STARTS = ("inherited", "scratch")
 WARM_SHARE = 0.25
 SETTINGS = "search.json"
-
-
-def check_temperature(temperature: Sequence[float]) -> tuple[float, float]:
-    """The temperatures of the first and the last epoch.
-
-    Raises:
-        UserError: where they are not two positive numbers, or rise.
-    """
-    if len(temperature) != 2 or not temperature[0] >= temperature[1] > 0:
-        got = ", ".join(map(str, temperature))
-        raise UserError(f"temperature must be two positive numbers, the second no larger, as in 10,0.1; got {got}")
-    return float(temperature[0]), float(temperature[1])
+CANDIDATES = ("conv", "home", "acmix_home")
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What is searched, how, and on which images.
+    """Say what is searched, how, and on which images.
 
     Args:
-        backbone: a name that timm knows.
+        backbone: a name that timm knows; None where the backbone is a module of the user's.
         backbone_args: what timm's create_model takes for it.
         candidates: the operators of every slot; "home" is the attention that stands there, `local` in place of a convolution.
         slots: globs of module paths that choose the slots.
-        heads: of every slot, or globs of slots with numbers; None keeps those of an attention
-            and adapts to the channels of a convolution.
+        heads: of every slot, or globs of slots with numbers; None keeps those of an attention and adapts to the channels of a
+            convolution.
         share: what stands on the shared Stage I, "all", "attention" (conv keeps its own kernel) or "none".
-        strategy: "single_path": a supernet of uniformly sampled paths ranks the architectures; "darts", "gumbel" and
-            "proxyless": a distribution over them is trained with the supernet; "random": no supernet, a race alone.
-        penalty: weight of the expected cost, of darts.
-        cost: what the penalty counts, "macs", "parameters" or "latency" (measured on the machine at hand).
-        darts_order: 1 moves the architecture by the weights as they are; 2 by what they will be after their next step, for
-            the price of three more gradients.
-        temperature: of gumbel, in the first and in the last epoch.
-        arc_learning_rate: of the architecture's parameters.
-        arc_warmup: epochs in which the architecture does not move, since what learns fastest would win, 1 by default; of
-            "single_path", those that train all candidates as one mixture, by default a third.
-        selection: what an operator of darts is worth: "argmax" goes by its probability; "perturbation" by what the mixture
-            loses without it, slot by slot, for one evaluation per candidate.
-        watch: whether a search by "darts", "gumbel" or "proxyless" says at its end how decided it is: its entropy, the share of
-            slots where one operator is first, and the slots that are coin flips, which another seed turns over.
-        patience: epochs in a row with a search-validation accuracy clearly below the best after which such a search has
-            collapsed: it stops, and its last good distribution counts; 0 lets it go on.
-        samples: architectures that "single_path" judges by the supernet: all, where there are no more, or else by evolution.
+        strategy: how finalists are found, an object or a registered name; its fields are settings of the search, too.
         budget: limits that the architecture must meet, as in "macs=1.2M", "params=300k", "latency=3ms".
-        finalists: so many architectures within the budget are trained, each by itself, and the best of them is taken; 1 trusts
-            the supernet. The first half are those that it likes best.
+        finalists: so many architectures within the budget are trained, each by itself, and the best is taken; 1 trusts the
+            supernet. The first half are the best-ranked ones.
         apart: slots in which each finalist of the second half differs from all before it, at least, or half of the slots where
             these are few. A supernet that is wrong about an architecture is wrong about those like it.
-        race_start: of those trainings, "inherited" weights of the supernet, or "scratch"; by default the former of
-            "single_path", where every path has worked alone, and scratch of the others.
-        race_epochs: of those trainings from scratch, by the same recipe.
+        race_start: "inherited" weights of the supernet, or "scratch"; by default what suits the strategy.
+        race_epochs: of each finalist's training from scratch.
         race_cut: so many of the finalists are trained on after half of their epochs; 0 trains all of them to the end.
-        warm_epochs: of those trainings from inherited weights.
+        warm_epochs: of each finalist's training from inherited weights.
         warm_lr: learning rate at its peak from inherited weights, by default a quarter of the recipe's.
+        task: what the networks are trained for, a registered name.
         data: the images.
         recipe: how the weights are trained; its seed is the search's.
 
     Raises:
         UserError: where a value has no meaning; the message names it.
+
+    Example:
+        >>> config = SearchConfig("resnet18", budget={"macs": 60e6})
+        >>> config.strategy.name, config.race.epochs
+        ('single_path', 4)
     """
 
-    backbone: str = "resnet26"
+    backbone: str | None = "resnet26"
     backbone_args: Mapping[str, Any] = field(default_factory=dict)
-    candidates: Sequence[str] = DEFAULT_CANDIDATES
+    candidates: Sequence[str] = CANDIDATES
     slots: Sequence[str] = ("*",)
-    heads: Heads = None
+    heads: int | Mapping[str, int] | None = None
     share: str = "all"
-    strategy: str = "single_path"
-    penalty: float = 0.0
-    cost: str = "macs"
-    darts_order: int = 1
-    temperature: Sequence[float] = (10.0, 0.1)
-    arc_learning_rate: float = 3e-2
-    arc_warmup: int | None = None
-    selection: str = "argmax"
-    watch: bool = True
-    patience: int = 3
-    samples: int = 100
-    budget: Sequence[str] = field(default=(), metadata={"repeated": True})
+    strategy: SearchStrategy = field(default_factory=SinglePathSearch)
+    budget: Sequence[str] | Mapping[str, float | str] = field(default=(), metadata={"repeated": True})
     finalists: int = 1
     apart: int = 2
     race_start: str | None = None
@@ -111,11 +76,20 @@ class SearchConfig:
     race_cut: int = 3
     warm_epochs: int = 4
     warm_lr: float | None = None
+    task: str = "classification"
     data: DataConfig = field(default_factory=DataConfig)
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
+        if isinstance(self.strategy, str):
+            object.__setattr__(self, "strategy", STRATEGIES.get(self.strategy)())
+        if isinstance(self.budget, str):
+            object.__setattr__(self, "budget", (self.budget,))
+        if isinstance(self.budget, Mapping):
+            object.__setattr__(self, "budget", tuple(f"{name}={limit}" for name, limit in self.budget.items()))
         for name in ("candidates", "slots", "budget"):  # lists, where they come from a file
+            if isinstance(getattr(self, name), str):
+                object.__setattr__(self, name, (getattr(self, name),))
             object.__setattr__(self, name, tuple(getattr(self, name)))
         try:
             object.__setattr__(self, "backbone_args", json.loads(json.dumps(dict(self.backbone_args))))
@@ -123,87 +97,76 @@ class SearchConfig:
             raise UserError(f"backbone_args must be plain values that JSON can hold; {error}") from None
         if "num_classes" in self.backbone_args:
             raise UserError("backbone_args must not say num_classes: the images do")
-        if self.strategy not in STRATEGIES:
-            raise one_of("strategy", self.strategy, STRATEGIES)
-        if not self.penalty >= 0:
-            raise UserError(f"penalty must be a number of 0 or more; got {self.penalty!r}")
-        if self.penalty and self.strategy != "darts":
-            raise UserError(f"penalty needs strategy darts, whose cost has a gradient; got strategy={self.strategy!r}")
-        if self.darts_order not in (1, 2):
-            raise one_of("darts_order", self.darts_order, (1, 2))
-        if self.darts_order == 2 and self.strategy != "darts":
-            raise UserError(f"darts_order 2 needs strategy darts; got strategy={self.strategy!r}")
-        if self.darts_order == 2 and self.recipe.precision != "32-true":
-            raise UserError(f"darts_order 2 needs precision 32-true: it takes differences; got {self.recipe.precision!r}")
-        if self.cost not in MEASURES:
-            raise one_of("cost", self.cost, MEASURES)
-        if self.differentiable and self.recipe.precision == "16-mixed" and self.recipe.clip_grad:
-            raise UserError(
-                f"clip_grad must be left out with strategy {self.strategy} in 16-mixed, whose gradients are scaled when "
-                f"they are clipped; got {self.recipe.clip_grad}; or take bf16-mixed"
-            )
-        if self.selection not in SELECTIONS:
-            raise one_of("selection", self.selection, SELECTIONS)
-        if self.selection != "argmax" and self.strategy != "darts":
-            raise UserError(f"selection {self.selection} needs strategy darts, which has a mixture; got {self.strategy!r}")
-        object.__setattr__(self, "temperature", check_temperature(self.temperature))
+        if self.share not in SHARING:
+            raise one_of("share", self.share, SHARING)
         if self.recipe.ema_decay:
             raise UserError("ema_decay must be 0 in a search: the supernet keeps no average of its weights")
-        if self.strategy != "random" and not 0 <= self.warmup < self.recipe.epochs:
-            raise UserError(f"arc_warmup must be from 0 to below epochs={self.recipe.epochs}; got arc_warmup={self.arc_warmup}")
-        if not self.arc_learning_rate > 0:
-            raise UserError(f"arc_learning_rate must be positive; got arc_learning_rate={self.arc_learning_rate}")
-        for name in ("patience", "race_cut"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} must be 0 or more; got {name}={getattr(self, name)}")
+        if self.race_cut < 0:
+            raise UserError(f"race_cut must be 0 or more; got race_cut={self.race_cut}")
         if self.race_start not in (None, *STARTS):
             raise one_of("race_start", self.race_start, STARTS)
-        if self.race_start == "inherited" and self.strategy == "random":
-            raise UserError("race_start must be scratch with strategy random, which has no supernet; got race_start=inherited")
+        if self.race_start == "inherited" and not self.strategy.supernet:
+            raise UserError(
+                f"race_start must be scratch with strategy {self.strategy.name}, which has no supernet; got race_start=inherited"
+            )
         if self.warm_lr is not None and not self.warm_lr > 0:
             raise UserError(f"warm_lr must be positive; got warm_lr={self.warm_lr}")
-        for name in ("samples", "finalists", "apart", "race_epochs", "warm_epochs"):
+        for name in ("finalists", "apart", "race_epochs", "warm_epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {name}={getattr(self, name)}")
-        if self.strategy == "random" and self.finalists < 2:
-            raise UserError("finalists must be at least 2 with strategy random, which has nothing else to choose by; got 1")
-        parse_budget(self.budget)
+        self.strategy.check(self.recipe, self.finalists)
+        if self.budget:
+            _ = self.limits  # mistakes show where they are made
 
     @property
     def limits(self) -> dict[str, float]:
-        """The budget: cost → the largest allowed."""
+        """Return the budget: cost → the largest allowed."""
+        from acmix_nas.costs.budget import parse_budget  # which needs PyTorch
+
         return parse_budget(self.budget)
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What timm's create_model takes for the backbone, at the size of the images."""
-        return for_size(self.backbone, self.backbone_args, self.data.image_size)
+    def arguments(self, image_size: int) -> dict[str, Any]:
+        """Return what timm's create_model takes for the backbone, at this size of images."""
+        from acmix_nas.slots.backbones import for_size
 
-    @property
-    def differentiable(self) -> bool:
-        """Whether the search-validation part trains a distribution over architectures."""
-        return self.strategy in DIFFERENTIABLE
+        return for_size(self.backbone, self.backbone_args, image_size) if self.backbone else dict(self.backbone_args)
 
-    @property
-    def warmup(self) -> int:
-        """Epochs before the architecture moves, or paths are single."""
-        if self.arc_warmup is not None:
-            return self.arc_warmup
-        return self.recipe.epochs // 3 if self.strategy == "single_path" else min(1, self.recipe.epochs - 1)
+    def with_settings(self, values: Mapping[str, Any]) -> SearchConfig:
+        """Return a copy in which these settings have other values, by their flat names: `epochs`, `penalty`, `data`.
 
-    @property
-    def alone(self) -> Recipe:
-        """How one architecture is trained from scratch: a finalist, or each one of a table."""
-        return self._for(self.race_epochs, self.recipe.lr)
+        Raises:
+            UserError: for a name that is no setting, or one of another strategy.
+        """
+        values = dict(values)
+        strategy = values.pop("strategy", self.strategy)
+        if isinstance(strategy, str):
+            strategy = self.strategy if strategy == self.strategy.name else STRATEGIES.get(strategy)()
+        own = flat_names(type(strategy))
+        (strategy,) = replace_flat({name: values.pop(name) for name in own & values.keys()}, strategy)
+        known = flat_names(SearchConfig)
+        for name in values.keys() - known:
+            owners = [other for other in STRATEGIES.names() if name in flat_names(STRATEGIES.get(other))]
+            if owners:
+                raise UserError(f"{name} is a setting of strategy {' and '.join(owners)}; got strategy={strategy.name!r}")
+            raise unknown_setting(name, known | own)
+        # First the recipe, which the strategy is checked beside.
+        recipe = {name: values.pop(name) for name in flat_names(Recipe) & values.keys()}
+        (new_recipe,) = replace_flat(recipe, self.recipe)
+        return replace_flat(values, replace(self, strategy=strategy, recipe=new_recipe))[0]
 
     @property
     def warm(self) -> bool:
-        """Whether finalists begin with the weights that they inherit."""
-        return self.race_start == "inherited" or (self.race_start is None and self.strategy == "single_path")
+        """Return whether finalists begin with the weights that they inherit."""
+        return self.race_start == "inherited" or (self.race_start is None and self.strategy.warm_race)
+
+    @property
+    def alone(self) -> Recipe:
+        """Return how one architecture is trained from scratch: a finalist, or each one of a table."""
+        return self._for(self.race_epochs, self.recipe.lr)
 
     @property
     def race(self) -> Recipe:
-        """How finalists are trained."""
+        """Return how finalists are trained."""
         if not self.warm:
             return self.alone
         return self._for(self.warm_epochs, WARM_SHARE * self.recipe.lr if self.warm_lr is None else self.warm_lr)
@@ -214,28 +177,44 @@ class SearchConfig:
         return replace(recipe, epochs=epochs, lr=lr, warmup_epochs=warmup, min_lr=least)
 
     def distance(self, slots: int) -> int:
-        """In how many of so many slots a finalist of the second half differs from all before it."""
+        """Return in how many of so many slots a finalist of the second half differs from all before it."""
         return max(1, min(self.apart, slots // 2))
 
     @property
     def half_time(self) -> int:
-        """Epochs after which a race is cut; 0 where it is not."""
+        """Return the epochs after which a race is cut; 0 where it is not."""
         return self.race.epochs // 2 if 0 < self.race_cut < self.finalists else 0
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Return the settings as a file has them."""
+        return {**asdict(self), "strategy": {"name": self.strategy.name, **asdict(self.strategy)}}
 
     def save(self, folder: Path) -> Path:
         """Write what a search in this folder is begun with."""
-        return write_json(folder / SETTINGS, {**provenance(), "search": asdict(self)})
+        return write_document(folder / SETTINGS, "search", {"search": self.content})
 
     @classmethod
     def load(cls, folder: Path) -> SearchConfig:
-        """What a search in this folder was begun with.
+        """Read what a search in this folder was begun with.
 
         Raises:
             UserError: where no search was, or by another version.
         """
-        content = read_json(folder / SETTINGS, "search")["search"]
+        content = read_document(folder / SETTINGS, "search")["search"]
         try:
-            data, recipe = DataConfig(**content.pop("data")), Recipe(**content.pop("recipe"))
-            return cls(**content, data=data, recipe=recipe)
+            return cls.of(content)
         except (KeyError, TypeError) as error:
             raise UserError(f"search {str(folder / SETTINGS)!r} was written by another version: {error}") from None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> SearchConfig:
+        """Return what `content` gave."""
+        given = dict(content)
+        for name, kind in (("data", DataConfig), ("recipe", Recipe)):
+            if name in given:
+                given[name] = kind(**given[name])
+        if "strategy" in given:
+            strategy = dict(given["strategy"])
+            given["strategy"] = STRATEGIES.get(strategy.pop("name"))(**strategy)
+        return cls(**given)

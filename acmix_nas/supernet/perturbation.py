@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from typing import Any
+
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from acmix_nas.slots.slot import Slot, put
 from acmix_nas.supernet.candidates import Candidates
 from acmix_nas.supernet.ranking import Judge
+from acmix_nas.training.task import Task
 
 __all__ = ["Perturbation"]
 
@@ -53,9 +56,10 @@ class Perturbation(Judge):
         backbone: nn.Module,
         slots: Sequence[Slot],
         calibration: Tensor | None,
-        batches: Iterable[tuple[Tensor, Tensor]],
+        batches: Iterable[Any],
+        task: Task | None = None,
     ) -> None:
-        super().__init__(backbone, slots, calibration, batches)
+        super().__init__(backbone, slots, calibration, batches, task)
         self.mixtures = {slot.name: Weighted(self.candidates_at(slot), {}) for slot in slots}
         for name, mixture in self.mixtures.items():
             put(self.network, name, mixture)
@@ -68,7 +72,7 @@ class Perturbation(Judge):
         """
         for name, mixture in self.mixtures.items():
             mixture.weights = dict(probabilities[name])
-        tie = TIE / sum(len(labels) for _, labels in self.batches)
+        tie = TIE / sum(len(self.task.inputs(batch)) for batch in self.batches)
         scores: dict[str, dict[str, float]] = {}
         console = Console(stderr=True)
         for name, mixture in track(

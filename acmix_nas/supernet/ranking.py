@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning_fabric.utilities.apply_func import move_data_to_device
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
 from acmix_nas.slots.slot import Slot, put
 from acmix_nas.supernet.candidates import Candidates
-from acmix_nas.training.data import ImageData
+from acmix_nas.training.data import Data
 from acmix_nas.training.loop import judging_device, seed_all
+from acmix_nas.training.task import Classification, Task
 
 __all__ = ["Judge", "Ranker"]
 
@@ -76,7 +78,7 @@ class Single(nn.Module):
 
 
 class Judge:
-    """Judges what can be made of a supernet's weights by search-validation accuracy, with batch norms of its own.
+    """Evaluate sub-networks of a trained supernet on the validation part, after recalibrating their batch norms.
 
     The statistics of a supernet's batch norms belong to all its paths; what is judged gets its own, from one batch of
     training images.
@@ -84,8 +86,9 @@ class Judge:
     Args:
         backbone: with a module that has `candidates` at every slot, as one-shot strategies leave it; a copy is used.
         slots: of the backbone.
-        calibration: (B, 3, S, S) training images for the statistics; None leaves the supernet's.
-        batches: (images, labels) to be judged by, the same whenever they are asked for.
+        calibration: inputs of training, (B, C, H, W), for the statistics; None leaves the supernet's.
+        batches: to be judged by, the same whenever they are asked for.
+        task: that says what a network is worth; classification by default.
     """
 
     def __init__(
@@ -93,8 +96,10 @@ class Judge:
         backbone: nn.Module,
         slots: Sequence[Slot],
         calibration: Tensor | None,
-        batches: Iterable[tuple[Tensor, Tensor]],
+        batches: Iterable[Any],
+        task: Task | None = None,
     ) -> None:
+        self.task = task or Classification()
         self.network = copy.deepcopy(backbone).eval()
         self.slots, self.calibration, self.batches = slots, calibration, batches
         self.norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
@@ -102,20 +107,24 @@ class Judge:
             norm.momentum = 1.0  # the statistics are those of the last batch
 
     @classmethod
-    def of(cls, backbone: nn.Module, slots: Sequence[Slot], data: ImageData, recalibrated: bool = True) -> Self:
+    def of(
+        cls, backbone: nn.Module, slots: Sequence[Slot], data: Data, task: Task | None = None, recalibrated: bool = True
+    ) -> Self:
         """One that judges by the search-validation part, on its `judging_device`; the same images in every call."""
         device = judging_device(backbone)
         loader = data.val_dataloader()
-        size = data.in_chans * data.image_size**2
+        channels, height, width = data.input_size
+        size = channels * height * width
+        task = task or Classification()
         few = len(loader) * (loader.batch_size or 1) * size * 4 <= MEMORY  # float32
-        batches = [(x.to(device), y.to(device)) for x, y in loader] if few else loader
+        batches = [move_data_to_device(batch, device) for batch in loader] if few else loader
         calibration = None
         if recalibrated:
             seed_all(data.seed)
-            number = min(CALIBRATION, -(-PIXELS // data.image_size**2))
-            drawn = itertools.chain.from_iterable(x for x, _ in data.train_dataloader())
+            number = min(CALIBRATION, -(-PIXELS // (height * width)))
+            drawn = itertools.chain.from_iterable(map(task.inputs, data.train_dataloader()))
             calibration = torch.stack(list(itertools.islice(drawn, number))).to(device)
-        judge = cls(backbone, slots, calibration, batches)
+        judge = cls(backbone, slots, calibration, batches, task)
         judge.network.to(device)
         return judge
 
@@ -129,7 +138,7 @@ class Judge:
 
     @torch.no_grad()
     def measure(self) -> float:
-        """Accuracy of the network as it stands, from 0 to 1."""
+        """Return the score of the network as it stands."""
         if self.calibration is not None:
             for norm in self.norms:
                 norm.train()
@@ -137,13 +146,14 @@ class Judge:
             self.network(self.calibration)
             for norm in self.norms:
                 norm.eval()
-        right = images = 0
         device = next(self.network.parameters()).device
-        for number, (x, y) in enumerate(self.batches):
-            self.begin(("judged", number))
-            right += int((self.network(x.to(device)).argmax(1) == y.to(device)).sum())
-            images += len(y)
-        return right / images
+
+        def begun() -> Iterator[Any]:
+            for number, batch in enumerate(self.batches):
+                self.begin(("judged", number))
+                yield batch
+
+        return self.task.evaluate(self.network, begun(), device).score
 
 
 class Ranker(Judge):
@@ -158,10 +168,11 @@ class Ranker(Judge):
         backbone: nn.Module,
         slots: Sequence[Slot],
         calibration: Tensor | None,
-        batches: Iterable[tuple[Tensor, Tensor]],
+        batches: Iterable[Any],
+        task: Task | None = None,
         memory: int = MEMORY,
     ) -> None:
-        super().__init__(backbone, slots, calibration, batches)
+        super().__init__(backbone, slots, calibration, batches, task)
         self.memo, self.order = Memo(memory), list[str]()
         self.singles: dict[str, Single] = {}
         for slot in slots:
@@ -171,8 +182,8 @@ class Ranker(Judge):
     def begin(self, part: tuple[str, int]) -> None:
         self.memo.begin(part)
 
-    def accuracy(self, choice: Mapping[str, str]) -> float:
-        """Accuracy of slot → operator, from 0 to 1."""
+    def score(self, choice: Mapping[str, str]) -> float:
+        """Return the score of slot → operator."""
         for name, single in self.singles.items():
             single.operator = choice[name]
         return self.measure()
@@ -182,6 +193,6 @@ class Ranker(Judge):
         """The choices in the order in which they share most."""
         if not self.order:
             self.memo.begin(("order", 0))
-            x, _ = next(iter(self.batches))
+            x = self.task.inputs(next(iter(self.batches)))
             self.network(x[:2].to(next(self.network.parameters()).device))
         return sorted(map(dict, choices), key=lambda choice: [choice[name] for name in self.order])

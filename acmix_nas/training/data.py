@@ -1,161 +1,180 @@
-"""Images in three parts: what the weights train on, what the search and the epochs are judged on, and what is seen last."""
+"""Data in three parts: what the weights train on, what a search and its epochs are judged on, and what is seen last."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
-from timm.data import create_dataset, create_transform
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.data.readers.reader_image_folder import find_images_and_targets
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler
+from typing_extensions import Self
 
-from acmix_nas.research.cued import CUED, PARTS, cued_images
-from acmix_nas.util.errors import UserError, first_line, one_of
+from acmix_nas.util.errors import UserError, one_of
 
-__all__ = ["DataConfig", "ImageData"]
+__all__ = ["PARTS", "Data"]
 
-# What a part's folder may be called.
-FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
-# Digits up to this size are transformed once and kept (about 200 MB at 96 pixels): an epoch then costs milliseconds.
-KEPT_SIZE = 96
-ERASERS = ("const", "pixel")
-# What comes with the package's requirements and is small: made and transformed once.
-EMBEDDED = ("digits", *CUED)
+PARTS = ("train", "validation", "test")
+PASSED_ON = ("batch_size", "num_workers", "collate_fn", "pin_memory", "persistent_workers")
+"""What a loader made anew takes over from the one that was given."""
+
+Part = Dataset[Any] | DataLoader[Any]
 
 
-@dataclass(frozen=True)
-class DataConfig:
-    """Which images, and how they are prepared. Augmentation is named as timm's training options and is off by default.
+class Data(pl.LightningDataModule):
+    """Hold the loaders of three parts, the shape of an input, and what the outputs are.
+
+    A batch is whatever the task reads: classification wants (images (B, C, H, W), labels (B,)). A loader of a data set that
+    can be indexed is made anew, so that the order of an epoch depends on (seed, epoch) alone: a run that is interrupted and
+    resumed sees what an uninterrupted one sees, and several devices share the images.
 
     Args:
-        name: "digits", "cued-digits", "cued-shapes", a folder of images, or a timm data set: "folder" (which lies in `root`),
-            "torch/cifar10", "hfds/…".
-        root: where timm's data sets lie.
-        download: whether torchvision may fetch a "torch/…" data set into `root`.
-        data_seed: draws the images of "cued-digits" and "cued-shapes"; no other data set has one.
-        image_size: side of the square images, in pixels.
-        batch_size: images per step and device.
-        workers: processes that load images; 0 loads in the main process.
-        hflip: probability of a horizontal flip.
-        scale: share of the image's area that a random crop keeps, (least, most).
-        color_jitter: strength of brightness, contrast and saturation.
-        auto_augment: such as "rand-m9-mstd0.5".
-        re_prob: probability of random erasing.
-        re_mode: what erases, "const" (black) or "pixel" (noise).
-        crop_pct: share of the shorter side that is cut out of the middle, where images are not augmented.
-        mean: of the channels, from 0 to 1.
-        std: of the channels.
-    """
-
-    name: str = "digits"
-    root: str | None = None
-    download: bool = False
-    data_seed: int = 0
-    image_size: int = 32
-    batch_size: int = 64
-    workers: int = 0
-    hflip: float = 0.0
-    scale: tuple[float, float] | None = None
-    color_jitter: float = 0.0
-    auto_augment: str | None = None
-    re_prob: float = 0.0
-    re_mode: str = "const"
-    crop_pct: float = 1.0
-    mean: tuple[float, float, float] = IMAGENET_DEFAULT_MEAN
-    std: tuple[float, float, float] = IMAGENET_DEFAULT_STD
-
-    def __post_init__(self) -> None:
-        for name in ("scale", "mean", "std"):  # lists, where they come from a file
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, values, number in (("scale", self.scale, 2), ("mean", self.mean, 3), ("std", self.std, 3)):
-            if values is not None and len(values) != number:
-                raise UserError(f"{name} must have {number} numbers; got {name}={values}")
-        for field, least in (("image_size", 8), ("batch_size", 1), ("workers", 0)):
-            if getattr(self, field) < least:
-                raise UserError(f"{field} must be at least {least}; got {field}={getattr(self, field)}")
-        if self.data_seed < 0 or (self.data_seed and not self.drawn):
-            drawn = " or ".join(CUED)
-            raise UserError(f"data_seed must be 0, or positive with {drawn}; got data_seed={self.data_seed}, {self.name!r}")
-        if not 0 < self.crop_pct <= 1:
-            raise UserError(f"crop_pct must be positive and at most 1; got crop_pct={self.crop_pct}")
-        if self.re_mode not in ERASERS:
-            raise one_of("re_mode", self.re_mode, ERASERS)
-
-    @property
-    def drawn(self) -> bool:
-        """Whether the images are drawn by the data seed."""
-        return self.name in CUED
-
-    @property
-    def augmented(self) -> bool:
-        """Whether the training images differ from epoch to epoch."""
-        return bool(self.hflip or self.scale or self.color_jitter or self.auto_augment or self.re_prob)
-
-
-class ImageData(pl.LightningDataModule):
-    """The parts train, validation (the search's) and test of a data set, as loaders of ((B, 3, S, S), (B,)) batches.
-
-    `digits`: scikit-learn's 1,797 images of 8×8 pixels, enlarged; stratified 60/20/20. `cued-digits` and `cued-shapes`: see
-    `acmix_nas.research.cued`; their images are 20×20 and are resized to any other size. A folder, or a data set of timm's:
-    train, validation and test where it has all three, with labels; where it has train and one other, that other is the
-    test part and a stratified fifth of train is the validation part; where it has only classes, stratified 60/20/20. Every
-    split is fixed: the seed only shuffles. The order of an epoch depends on (seed, epoch) alone, by a sampler that Lightning
-    tells the epoch, so a run continued at an epoch's end sees what an uninterrupted one sees.
+        train: a data set of samples, or a loader of batches.
+        validation: likewise; a search trains its architecture and ranks by it.
+        test: likewise; seen once, after a training. None where there is none.
+        input_size: (channels, height, width) of one input; that of the first sample of `train` by default.
+        num_classes: of the outputs; by default the length of the data set's `classes`, where it has them.
+        class_names: of the outputs, in order.
+        batch_size: of the loaders made from data sets.
+        seed: of the order of the training part.
+        name: what results call these data.
 
     Raises:
-        UserError: where the data cannot be read; the message names the file or the folder.
+        UserError: for a part that is neither, an input without a shape, or where the number of classes is not known.
+
+    Example:
+        >>> import torch
+        >>> from torch.utils.data import TensorDataset
+        >>> images = TensorDataset(torch.randn(8, 12, 16, 16), torch.arange(8) % 2)
+        >>> data = Data(images, images, num_classes=2, batch_size=4)
+        >>> data.input_size, len(data.train_dataloader())
+        ((12, 16, 16), 2)
     """
 
-    in_chans = 3
-
-    def __init__(self, config: DataConfig, seed: int = 0) -> None:
+    def __init__(
+        self,
+        train: Part,
+        validation: Part,
+        test: Part | None = None,
+        *,
+        input_size: Sequence[int] | None = None,
+        num_classes: int | None = None,
+        class_names: Sequence[str] | None = None,
+        batch_size: int = 64,
+        seed: int = 0,
+        name: str = "own data",
+    ) -> None:
         super().__init__()
-        self.config, self.seed, self.image_size = config, seed, config.image_size
-        sources, self.class_names = _read(config)
-        self.num_classes = len(self.class_names)
-        if self.num_classes < 2:
-            raise UserError(f"data {config.name!r} must have at least two classes; it has only {self.class_names}")
-        self.parts: dict[str, Dataset[Any]] = {}
-        for part, source in _split(config.name, sources).items():
-            augmented = config.augmented and part == "train"
-            images = _Transformed(source.images, _transform(config, augmented))
-            kept = config.name in EMBEDDED and not augmented and config.image_size <= KEPT_SIZE
-            self.parts[part] = _keep(images) if kept else images
+        given = {"train": train, "validation": validation, "test": test}
+        self.seed, self.name = seed, name
+        self.parts: dict[str, Any] = {}
+        self._loading: dict[str, dict[str, Any]] = {}
+        self._fixed: dict[str, DataLoader[Any]] = {}
+        for part, source in given.items():
+            if source is None:
+                continue
+            if isinstance(source, DataLoader):
+                self.parts[part] = source.dataset
+                self._loading[part] = {option: getattr(source, option) for option in PASSED_ON}
+                own_order = not isinstance(source.sampler, RandomSampler) and part == "train"
+                if source.batch_size is None or isinstance(source.dataset, IterableDataset) or own_order:
+                    self._fixed[part] = source
+            elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+                self.parts[part] = source
+                self._loading[part] = {"batch_size": batch_size, "pin_memory": torch.cuda.is_available()}
+            else:
+                raise UserError(f"{part} must be a Dataset or a DataLoader; got {type(source).__name__}")
+        self._input_size = None if input_size is None else tuple(input_size)
+        classes = class_names or getattr(self.parts["train"], "classes", None)
+        self.class_names = [str(one) for one in classes] if classes is not None else []
+        self._num_classes = num_classes if num_classes is not None else len(self.class_names) or None
+
+    @classmethod
+    def of(cls, module: pl.LightningDataModule, **others: Any) -> Self:
+        """Return the data of a Lightning data module. Other arguments are those of `Data`."""
+        module.prepare_data()
+        for stage in ("fit", "test"):
+            module.setup(stage)
+        test = module.test_dataloader() if type(module).test_dataloader is not pl.LightningDataModule.test_dataloader else None
+        others.setdefault("num_classes", getattr(module, "num_classes", None))
+        return cls(module.train_dataloader(), module.val_dataloader(), test, **others)
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Return (channels, height, width) of one input."""
+        if self._input_size is None:
+            shape = getattr(self._first_input(), "shape", None)
+            if shape is None or len(shape) != 3:
+                raise UserError("input_size must be given, as in input_size=(3, 32, 32): the first sample is no image tensor")
+            self._input_size = tuple(shape)
+        channels, height, width = self._input_size
+        return channels, height, width
+
+    def _first_input(self) -> Any:
+        if "train" in self._fixed:
+            return next(iter(self._fixed["train"]))[0][0]
+        return self.parts["train"][0][0]
+
+    @property
+    def in_chans(self) -> int:
+        """Return the channels of an input."""
+        return self.input_size[0]
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of outputs."""
+        if self._num_classes is None:
+            raise UserError("num_classes must be given: the training data set does not say its classes")
+        return self._num_classes
 
     @property
     def described(self) -> dict[str, Any]:
-        """What a later step needs in order to read the same images, and the number of their classes."""
-        config = self.config
-        seeded = {"data_seed": config.data_seed} if config.drawn else {}
-        return {
-            "name": config.name, "root": config.root, **seeded, "image_size": config.image_size, "crop_pct": config.crop_pct,
-            "mean": list(config.mean), "std": list(config.std), "num_classes": self.num_classes,
-        }  # fmt: skip
+        """Return what an architecture file says of these data."""
+        channels, height, width = self.input_size
+        size = height if height == width else [height, width]
+        named = {"class_names": self.class_names} if self.class_names else {}
+        return {"name": self.name, "in_chans": channels, "image_size": size, "num_classes": self._num_classes, **named}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return what a training on these data depends on, as its checkpoints keep it."""
+        return self.described
 
     def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training part, shuffled."""
         return self._shuffled("train")
 
     def search_dataloader(self) -> DataLoader[Any]:
-        """The validation part, shuffled as for training: what a search trains its architecture on."""
+        """Return the validation part, shuffled as for training: a search trains its architecture on it."""
         return self._shuffled("validation")
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.parts["validation"], **self._options())
+        """Return the validation part, in order."""
+        return self._in_order("validation")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.parts["test"], **self._options())
+        """Return the test part, in order."""
+        if "test" not in self.parts:
+            raise UserError(f"data {self.name!r} must have a test part; it has {', '.join(self.parts)}")
+        return self._in_order("test")
+
+    def loader(self, part: str) -> DataLoader[Any]:
+        """Return the validation or the test part, in order.
+
+        Raises:
+            UserError: for another part, or where there is no test part.
+        """
+        loaders = {"validation": self.val_dataloader, "test": self.test_dataloader}
+        if part not in loaders:
+            raise one_of("part", part, loaders)
+        return loaders[part]()
+
+    def _in_order(self, part: str) -> DataLoader[Any]:
+        return self._fixed[part] if part in self._fixed else DataLoader(self.parts[part], **self._loading[part])
 
     def _shuffled(self, part: str) -> DataLoader[Any]:
+        if part in self._fixed:
+            return self._fixed[part]
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         world = torch.distributed.get_world_size() if distributed else 1
         rank = torch.distributed.get_rank() if distributed else 0
@@ -163,197 +182,16 @@ class ImageData(pl.LightningDataModule):
         sampler: DistributedSampler[Any] = DistributedSampler(
             self.parts[part], world, rank, seed=self.seed * 100_003, drop_last=world > 1
         )
-        full = len(sampler) > self.config.batch_size
-        return _LateLoader(self.parts[part], sampler=sampler, drop_last=full, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        config = self.config
-        return {"batch_size": config.batch_size, "num_workers": config.workers, "pin_memory": torch.cuda.is_available()}
+        full = len(sampler) > self._loading[part]["batch_size"]
+        return _LateLoader(self.parts[part], sampler=sampler, drop_last=full, **self._loading[part])
 
 
 class _LateLoader(DataLoader[Any]):
     """Orders its images and starts its workers when the first batch is asked for, not when it is iterated.
 
-    Lightning (2.6) iterates the loaders of a continued run before it tells their samplers the epoch, so that workers would
+    Lightning (2.6) iterates the loaders of a resumed run before it tells their samplers the epoch, so that workers would
     be given the order of epoch 0; and their seeds would be drawn before the epoch has been seeded.
     """
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         yield from super().__iter__()
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Images, read when asked for as (PIL image, label), and all their labels."""
-
-    images: Any
-    labels: Sequence[int]
-
-    def subset(self, indices: Sequence[int]) -> _Source:
-        return _Source(Subset(self.images, indices), [self.labels[i] for i in indices])
-
-
-class _UnreadableImageError(UserError):
-    """One line also where a worker process raised it: torch then makes the worker's whole traceback the message."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.strip().splitlines()[-1].rpartition("_UnreadableImageError: ")[2])
-
-
-class _Files(Dataset[tuple[Image.Image, int]]):
-    def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
-        self.paths, self.labels = paths, labels
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), self.labels[index]
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-            raise _UnreadableImageError(f"data: {path!r} must be a readable image ({error}); mend or remove it") from error
-
-
-class _Transformed(Dataset[tuple[torch.Tensor, int]]):
-    def __init__(self, images: Any, transform: Callable[[Image.Image], torch.Tensor]) -> None:
-        self.images, self.transform = images, transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image, label = self.images[index]
-        return self.transform(image.convert("RGB")), int(label)
-
-
-def _keep(images: _Transformed) -> TensorDataset:
-    tensors, labels = zip(*(images[i] for i in range(len(images))), strict=True)
-    return TensorDataset(torch.stack(tensors), torch.tensor(labels))
-
-
-def _transform(config: DataConfig, augmented: bool) -> Callable[[Image.Image], torch.Tensor]:
-    """timm's: the shorter side is resized to the image size over crop_pct and the middle is cut out, unless augmented."""
-    common: dict[str, Any] = {"interpolation": "bicubic", "mean": config.mean, "std": config.std}
-    if not augmented:
-        return create_transform(config.image_size, crop_pct=config.crop_pct, **common)
-    try:
-        # timm takes None for no colour jitter, and does not say so in its types.
-        jitter: Any = config.color_jitter or None
-        return create_transform(
-            config.image_size, is_training=True, hflip=config.hflip, color_jitter=jitter,
-            auto_augment=config.auto_augment, re_prob=config.re_prob, re_mode=config.re_mode,
-            scale=config.scale or (1.0, 1.0), ratio=None if config.scale else (1.0, 1.0), **common,
-        )  # fmt: skip
-    except (AssertionError, IndexError, KeyError, TypeError, ValueError) as error:
-        # timm checks these with assertions, and not all of them.
-        raise UserError(
-            f"timm refuses the augmentation auto_augment={config.auto_augment!r}, scale={config.scale}: {error!r}"
-        ) from error
-
-
-def _split(name: str, sources: dict[str, _Source]) -> dict[str, _Source]:
-    """The three parts, cut from train where the data set does not bring them."""
-    train, held_out = sources["train"], [sources[part] for part in ("validation", "test") if part in sources]
-    if len(held_out) == 2:
-        return sources
-    if held_out:
-        test = held_out[0]
-        train, validation = _stratified(name, train, 0.2)
-    else:
-        train, test = _stratified(name, train, 0.2)
-        train, validation = _stratified(name, train, 0.25)
-    return {"train": train, "validation": validation, "test": test}
-
-
-def _stratified(name: str, source: _Source, share: float) -> tuple[_Source, _Source]:
-    indices = range(len(source.labels))
-    try:
-        rest, taken = train_test_split(indices, test_size=share, stratify=source.labels, random_state=0)
-    except ValueError as error:
-        raise UserError(f"data {name!r} has too few images to be split: {error} Add images, or give all the parts") from error
-    return source.subset(sorted(rest)), source.subset(sorted(taken))
-
-
-def _read(config: DataConfig) -> tuple[dict[str, _Source], list[str]]:
-    """What the data set brings, by part ("train" always), and the names of its classes."""
-    prefix = config.name.partition("/")[0].lower() if "/" in config.name else ""
-    if config.name == "digits":
-        digits = load_digits()
-        labels = digits.target.tolist()
-        images = [Image.fromarray(pixels) for pixels in np.round(digits.images * (255 / 16)).astype(np.uint8)]
-        return {"train": _Source(list(zip(images, labels, strict=True)), labels)}, [str(n) for n in digits.target_names]
-    if config.drawn:
-        return {part: _draw(config, part) for part in PARTS}, list(CUED[config.name].classes)
-    if config.name == "folder" and config.root is None:
-        raise UserError("data 'folder' needs root, the folder of the images; got root=None")
-    folder = Path(config.root if config.name == "folder" and config.root else config.name).expanduser()
-    if folder.is_dir():
-        return _read_folders(folder)
-    if prefix in ("torch", "hfds"):
-        return _read_timm(config, prefix)
-    raise UserError(
-        f"data must be 'digits', {', '.join(map(repr, CUED))}, a folder of images, or a data set of timm's that begins with "
-        f"torch/ or hfds/; got {str(folder)!r}, and there is no such folder"
-    )
-
-
-def _draw(config: DataConfig, part: str) -> _Source:
-    pixels, labels = cued_images(config.name, part, config.data_seed)
-    images = [Image.fromarray(canvas) for canvas in pixels]
-    return _Source(list(zip(images, labels.tolist(), strict=True)), labels.tolist())
-
-
-def _read_folders(folder: Path) -> tuple[dict[str, _Source], list[str]]:
-    found = {
-        part: next(folder / name for name in names if (folder / name).is_dir())
-        for part, names in FOLDERS.items()
-        if any((folder / name).is_dir() for name in names)
-    }
-    if found and "train" not in found:
-        raise UserError(f"data: {str(folder)!r} has {found.popitem()[1].name}/ and must then have train/ too")
-    sources: dict[str, _Source] = {}
-    names: list[str] = []
-    for part, place in (found or {"train": folder}).items():
-        samples, classes = find_images_and_targets(str(place))
-        if not samples:
-            raise UserError(f"data: {str(place)!r} must hold one folder of images per class; there is no image in it")
-        if "" in classes:
-            raise UserError(f"data: {str(place)!r} must hold one folder of images per class; there are images beside them")
-        here = list(classes)  # in the order of their indices
-        names = names or here
-        if unknown := sorted(set(here) - set(names)):
-            raise UserError(f"data: {str(place)!r} must have no class that train/ lacks; it has {', '.join(unknown)}")
-        labels = [names.index(here[index]) for _, index in samples]
-        sources[part] = _Source(_Files([path for path, _ in samples], labels), labels)
-    return sources, names
-
-
-def _read_timm(config: DataConfig, prefix: str) -> tuple[dict[str, _Source], list[str]]:
-    if prefix == "torch" and config.root is None:
-        raise UserError(f"data {config.name!r} needs root, the folder where it lies; got root=None")
-    sources: dict[str, _Source] = {}
-    names: list[str] = []
-    # torchvision's sets have two parts, and timm gives the same for "validation" and "test".
-    for part in ("train", "validation") if prefix == "torch" else ("train", "validation", "test"):
-        try:
-            images = create_dataset(config.name, root=config.root, split=part, download=config.download)
-        except (AssertionError, ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-            if part != "train" and isinstance(error, ValueError):
-                continue  # Hugging Face's word for a part that the set does not have
-            raise UserError(f"data {config.name!r} (root={config.root!r}) could not be opened: {first_line(error)}") from error
-        if prefix == "torch":
-            labels, classes = getattr(images, "targets", None), getattr(images, "classes", None)
-            if labels is None or classes is None:
-                raise UserError(f"data {config.name!r} must say its labels and classes; torchvision's does not")
-        else:
-            labels, classes = images.reader.dataset[images.reader.label_key], list(images.reader.class_to_idx)
-        source = _Source(images, [int(label) for label in labels])
-        if min(source.labels, default=0) < 0:
-            if part == "train":
-                raise UserError(f"data {config.name!r} must have labels in its train part; some there are negative, for none")
-            continue  # the test part of a competition, whose labels are held back
-        sources[part] = source
-        names = names or [str(name) for name in classes]
-    return sources, names

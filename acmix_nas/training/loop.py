@@ -9,7 +9,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,18 @@ from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from rich.console import Console
 from rich.progress import track
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from acmix_nas.training.classification import Recipe, Retraining
-from acmix_nas.training.data import ImageData
+from acmix_nas.training.data import Data
+from acmix_nas.training.module import Retraining
+from acmix_nas.training.recipe import Recipe
+from acmix_nas.training.task import Classification, Evaluation, Task
 from acmix_nas.util import files
-from acmix_nas.util.errors import UserError, one_of
+from acmix_nas.util.errors import UserError
 from acmix_nas.util.terminal import BrokenRun
 
 __all__ = [
-    "EpochSeed", "begun", "evaluate", "first_process", "fit", "make_trainer", "quiet", "recalibrate", "running", "seed_all",
+    "EpochSeed", "Fitted", "begun", "first_process", "fit", "judging_device", "make_trainer", "measure", "quiet", "recalibrate", "running", "seed_all",
     "trainer_options",
 ]  # fmt: skip
 
@@ -174,26 +175,64 @@ def begun(folder: Path, resume: bool) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What a training reached, by the weights of its last epoch or their average.
+
+    Attributes:
+        metric: what the scores are called, "accuracy".
+        validation: score of the validation part.
+        test: score of the test part; None where there is none, or the training is paused.
+        epochs: that were trained.
+        seconds: of training.
+    """
+
+    metric: str
+    validation: float
+    test: float | None
+    epochs: int
+    seconds: float
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Return the fields as result.json has them."""
+        test = {} if self.test is None else {f"test_{self.metric}": self.test}
+        return {
+            "epochs": self.epochs, "metric_name": self.metric, f"val_{self.metric}": self.validation, **test,
+            "train_seconds": self.seconds,
+        }  # fmt: skip
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Fitted:
+        """Return what `content` gave."""
+        metric = content["metric_name"]
+        return cls(
+            metric, content[f"val_{metric}"], content.get(f"test_{metric}"), content["epochs"], content["train_seconds"]
+        )  # fmt: skip
+
+
 def fit(
     network: nn.Module,
-    data: ImageData,
+    data: Data,
     recipe: Recipe,
     folder: Path,
     *,
+    task: Task | None = None,
     callbacks: Sequence[pl.Callback] = (),
     progress: bool = True,
     resume: bool = False,
     until: int | None = None,
     trainer_kwargs: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+) -> Fitted:
     """Train the network in place, then look at the test part, once, with the weights of the last epoch (or their average).
 
-    Writes into the folder: result.json (what is returned), network.pt (the state dict), checkpoints/last.ckpt (after each
-    epoch) and best.ckpt (by validation accuracy), tensorboard/. It runs on one device unless trainer_kwargs says more,
+    Writes into the folder: result.json, network.pt (the state dict), checkpoints/last.ckpt (after each
+    epoch) and best.ckpt (by the validation score), tensorboard/. It runs on one device unless trainer_kwargs says more,
     such as {"devices": 8, "strategy": "ddp"}; then the first process judges and writes, and all return the result.
 
     Args:
-        resume: continue a run that was cut off, from the end of its last whole epoch; a run without one begins.
+        task: classification by default.
+        resume: resume a run that was interrupted, from the end of its last whole epoch; a run without one begins.
         until: pause after so many epochs, fewer than the recipe's: then only the validation part is looked at and only
             checkpoints are written, from which another call resumes.
         trainer_kwargs: go to Lightning's Trainer, over what is set here.
@@ -203,36 +242,31 @@ def fit(
         KeyboardInterrupt: as it comes; the checkpoints stay.
     """
     last = str(folder / "checkpoints" / "last.ckpt") if begun(folder, resume) else None
-    settings = {"recipe": asdict(recipe), "data": asdict(data.config)}
-    module = Retraining(network.train(), recipe, data.num_classes, settings=settings)
+    task = (task or Classification()).prepare(recipe, data)
+    settings = {"recipe": asdict(recipe), "data": dict(data.settings)}
+    module = Retraining(network.train(), recipe, task, settings=settings)
     timer = Timer(verbose=False)
     pause = [] if until is None else [Pause(until)]
-    options = trainer_options(folder, recipe, [timer, *pause, *callbacks], progress, monitor="val_accuracy")
+    options = trainer_options(folder, recipe, [timer, *pause, *callbacks], progress, monitor=f"val_{task.metric}")
     with quiet():
         trainer = make_trainer(pl.Trainer, {**options, **(trainer_kwargs or {})})
         with running():
             trainer.fit(module, datamodule=data, ckpt_path=last)
         network.load_state_dict(module.evaluated.state_dict())
-        content: dict[str, Any] = {}
+        fitted: Fitted | None = None
         if trainer.is_global_zero:
             # By one process and in full: Lightning would repeat images until every process has as many.
-            validation = evaluate(network, data, "validation", progress)
+            validation = measure(network, data, "validation", task, progress).score
+            seconds = round(timer.time_elapsed("train"), 2)
             if until is not None:
-                return trainer.strategy.broadcast({"epochs": until, "val_accuracy": validation["accuracy"]})
-            test = evaluate(network, data, "test", progress)
-            content = {
-                **files.provenance(),
-                **settings,
-                "epochs": recipe.epochs,
-                "val_accuracy": validation["accuracy"],
-                "test_accuracy": test["accuracy"],
-                "train_seconds": round(timer.time_elapsed("train"), 2),
-                "seed": recipe.seed,
-                "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            }
+                return trainer.strategy.broadcast(Fitted(task.metric, validation, None, until, seconds))
+            test = measure(network, data, "test", task, progress).score if "test" in data.parts else None
+            fitted = Fitted(task.metric, validation, test, recipe.epochs, seconds)
+            parameters = sum(parameter.numel() for parameter in network.parameters())
+            content = {**settings, **fitted.content, "seed": recipe.seed, "parameters": parameters}
             files.save_tensors(folder / "network.pt", network.state_dict())
-            files.write_json(folder / "result.json", content)
-        return trainer.strategy.broadcast(content)
+            files.write_document(folder / "result.json", "result", content)
+        return trainer.strategy.broadcast(fitted)
 
 
 @contextmanager
@@ -246,7 +280,7 @@ def _modes_kept(network: nn.Module) -> Iterator[None]:
 
 
 def judging_device(network: nn.Module) -> torch.device:
-    """Where a network is judged: where it is, or on the GPU if there is one, since Lightning leaves networks on the CPU."""
+    """Return where a network is judged: where it is, or on the GPU if there is one, since Lightning leaves it on the CPU."""
     home = next(network.parameters()).device
     return torch.device("cuda") if home.type == "cpu" and torch.cuda.is_available() else home
 
@@ -264,38 +298,31 @@ def _judged(network: nn.Module) -> Iterator[torch.device]:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, data: ImageData, part: str = "test", progress: bool = False) -> dict[str, float]:
-    """Accuracy (from 0 to 1), cross-entropy loss and number of the images of a part, "validation" or "test".
+def measure(
+    network: nn.Module, data: Data, part: str = "test", task: Task | None = None, progress: bool = False
+) -> Evaluation:  # fmt: skip
+    """Return the score, the loss and the number of samples of a part, "validation" or "test".
 
     It runs on its `judging_device`; modes and device are afterwards what they were.
 
     Raises:
-        UserError: for another part.
+        UserError: for another part, or where there is no test part.
     """
-    loaders = {"validation": data.val_dataloader, "test": data.test_dataloader}
-    if part not in loaders:
-        raise one_of("part", part, loaders)
-    right = loss = 0.0
-    images = 0
-    batches: Iterable[Any] = loaders[part]()
+    batches: Iterable[Any] = data.loader(part)
     if progress:
         batches = track(batches, part, console=Console(stderr=True), transient=True)
     with _judged(network) as device:
         network.eval()
-        for x, y in batches:
-            logits, labels = network(x.to(device)).float(), y.to(device)
-            right += int((logits.argmax(1) == labels).sum())
-            loss += float(F.cross_entropy(logits, labels, reduction="sum"))
-            images += len(labels)
-    return {"accuracy": right / images, "loss": loss / images, "images": images}
+        return (task or Classification()).evaluate(network, batches, device)
 
 
 @torch.no_grad()
-def recalibrate(network: nn.Module, loader: Iterable[Any], batches: int = 50) -> None:
+def recalibrate(network: nn.Module, data: Data, task: Task | None = None, batches: int = 50) -> None:
     """Estimate the statistics of every batch norm anew: the plain mean over so many training batches.
 
     A network taken from a supernet carries the statistics of other paths. It runs on its `judging_device`; modes, momenta and
     device are afterwards what they were.
     """
+    inputs = map((task or Classification()).inputs, itertools.islice(data.train_dataloader(), batches))
     with _judged(network) as device:
-        update_bn(itertools.islice(loader, batches), network, device)
+        update_bn(inputs, network, device)

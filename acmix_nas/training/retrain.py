@@ -1,28 +1,191 @@
-"""From an architecture file to a trained network, in a folder that every later step can open."""
+"""From an architecture to a trained network, in a folder that every later step can open."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from torch import nn
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import BiasLogger
-from acmix_nas.slots.backbones import for_size
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import DataConfig, ImageData
-from acmix_nas.training.loop import begun, fit, seed_all
+from acmix_nas.slots.backbones import for_size, is_backbone
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.data import Data
+from acmix_nas.training.images import DATA, ImageData
+from acmix_nas.training.loop import Fitted, begun, fit, measure, seed_all
+from acmix_nas.training.recipe import Recipe
+from acmix_nas.training.task import TASKS, Evaluation, Task
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import new_folder
+from acmix_nas.util.settings import flat_names, replace_flat
 
-__all__ = ["data_of", "retrain", "sized"]
+__all__ = ["Trained", "data_for", "data_of", "evaluate", "open_saved", "retrain", "sized", "task_for", "train_architecture"]
+
+
+@dataclass(frozen=True)
+class Trained(Fitted):
+    """A trained network, and what it reached.
+
+    Attributes:
+        architecture: which operator stands at which slot.
+        network: with the weights of the last epoch, or their average, on the CPU.
+        folder: with result.json, network.pt, checkpoints and TensorBoard's events.
+    """
+
+    architecture: Architecture
+    network: nn.Module
+    folder: Path
+
+
+def retrain(
+    architecture: Architecture | str | Path | Any,
+    data: Data | pl.LightningDataModule | DataConfig | str | Path | None = None,
+    *,
+    task: Task | str = "classification",
+    warm: bool = False,
+    output: str | Path | None = None,
+    backbone: nn.Module | None = None,
+    progress: bool = True,
+    resume: bool = False,
+    devices: int = 1,
+    **settings: Any,
+) -> Trained:
+    """Train an architecture from scratch, or from the weights of its search, and look at the test part once, at the end.
+
+    Args:
+        architecture: what `search` returned, an architecture or its file, the folder of a search, or a name of timm's.
+        data: a `Data`, a Lightning data module, a folder of images or a registered name; that of the search by default.
+        task: an object, or a registered name.
+        warm: whether to start from the weights that the search left.
+        output: the folder to write into; a new one under runs/ by default.
+        backbone: the module that was searched, where it is not one of timm's; it is copied.
+        resume: continue the unfinished run in `output`.
+        devices: how many devices of this machine.
+        settings: of the recipe and the images by the names of the command line: `epochs=100`, `lr=1e-3`, `image_size=64`.
+
+    Raises:
+        UserError: for a wrong argument, which the message names; nothing is overwritten.
+
+    Example:
+        >>> trained = retrain("runs/search", epochs=30)  # doctest: +SKIP
+        >>> trained.test, trained.network  # doctest: +SKIP
+    """
+    found, weights, module = open_saved(architecture)
+    module = backbone if backbone is not None else module
+    if warm and weights is None:
+        raise UserError(f"warm needs weights: there is no network.pt beside {str(architecture)!r}")
+    (recipe,) = replace_flat(settings, Recipe(), others=flat_names(DataConfig))
+    images = data_for(data, found, {name: value for name, value in settings.items() if name not in flat_names(Recipe)}, recipe.seed)
+    folder = Path(output) if output is not None else new_folder(Path("runs"), "retrain")
+    return train_architecture(
+        found, images, recipe, folder, task=task_for(task), weights=weights if warm else None, backbone=module,
+        progress=progress, resume=resume, trainer_kwargs={"devices": devices},
+    )  # fmt: skip
+
+
+def evaluate(
+    run: Trained | str | Path,
+    data: Data | pl.LightningDataModule | DataConfig | str | Path | None = None,
+    part: str = "test",
+    *,
+    task: Task | str = "classification",
+    progress: bool = False,
+) -> Evaluation:
+    """Measure the score of a trained network again.
+
+    Args:
+        run: what `retrain` returned, or its folder.
+        data: other data of the same outputs; those of the training by default.
+        part: "test" or "validation".
+
+    Raises:
+        UserError: where the folder holds no weights, or the data have other outputs.
+    """
+    if isinstance(run, Trained):
+        architecture, network = run.architecture, run.network
+    else:
+        architecture, weights, _ = open_saved(run)
+        if weights is None:
+            raise UserError(f"{str(run)!r} holds no network.pt; retrain first")
+        network = build(architecture, weights=weights)
+    images = data_for(data, architecture, {})
+    classes = architecture.data.get("num_classes")
+    if images.num_classes != classes:
+        raise UserError(f"data have {images.num_classes} classes, and the network {classes}; give data of the same classes")
+    return measure(network, images, part, task_for(task), progress)
+
+
+def open_saved(saved: Any, weights: Path | None = None) -> tuple[Architecture, Path | None, nn.Module | None]:
+    """Return an architecture, the file of its weights, and the module it stands on, where there are any.
+
+    Args:
+        saved: an architecture; what a search or a training returned; a folder or a file of either; or a name that timm knows,
+            which is a backbone as it stands.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if isinstance(saved, Architecture):
+        return saved, weights, None
+    if hasattr(saved, "architecture") and hasattr(saved, "folder"):
+        beside = Path(saved.folder) / "network.pt"
+        return saved.architecture, weights or (beside if beside.exists() else None), getattr(saved, "backbone", None)
+    path = Path(saved)
+    if not path.exists():
+        if not is_backbone(str(saved)):
+            raise UserError(f"architecture: no file or folder {str(saved)!r}, and timm knows no network of this name")
+        return Architecture(str(saved), slots={}, candidates=()), weights, None
+    file = path / "architecture.json" if path.is_dir() else path
+    beside = file.with_name(file.name.replace("architecture", "network")).with_suffix(".pt")
+    return Architecture.load(file), weights or (beside if beside.exists() else None), None
+
+
+def task_for(task: Task | str) -> Task:
+    """Return a task, by its registered name or as it is."""
+    return TASKS.get(task)() if isinstance(task, str) else task
+
+
+def data_for(
+    data: Data | pl.LightningDataModule | DataConfig | str | Path | None,
+    architecture: Architecture | None = None,
+    settings: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Data:
+    """Return the data that a user means.
+
+    Args:
+        data: None stands for the images of the architecture's search.
+        settings: of the images, by the names of the command line.
+
+    Raises:
+        UserError: where they cannot be read, or settings of images are given with data that are no images of ours.
+    """
+    settings = dict(settings or {})
+    if isinstance(data, pl.LightningDataModule):
+        if settings:
+            raise UserError(f"{next(iter(settings))} belongs to images that are read here; your data have settings of their own")
+        data = data if isinstance(data, Data) else Data.of(data)
+        data.seed = seed
+        return data
+    if isinstance(data, DataConfig):
+        return ImageData(*replace_flat(settings, data), seed=seed)
+    chosen = {field.name for field in dataclasses.fields(DataConfig) if field.metadata.get("option", field.name) in settings}
+    if data is not None:
+        settings["data"] = str(data)
+        chosen.add("name")
+    (config,) = replace_flat(settings, DataConfig())
+    return ImageData(config if architecture is None else data_of(architecture, config, chosen), seed)
 
 
 def data_of(architecture: Architecture, config: DataConfig | None = None, chosen: Collection[str] = ()) -> DataConfig:
-    """The images of the search, unless others were chosen.
+    """Return the images of the search, unless others were chosen.
 
     Args:
         config: what else to take, such as augmentation and the size of a batch.
@@ -31,12 +194,18 @@ def data_of(architecture: Architecture, config: DataConfig | None = None, chosen
     fields = {f.name for f in dataclasses.fields(DataConfig)} - set(chosen)
     if "name" in chosen:
         fields -= {"root", "data_seed"}  # they belong to the name
+    elif architecture.data.get("name") not in (None, "digits") and not _readable(str(architecture.data["name"])):
+        raise UserError(f"data must be given: the search ran on {architecture.data['name']!r}, which cannot be read by name")
     said = {name: value for name, value in architecture.data.items() if name in fields}
     return dataclasses.replace(config or DataConfig(), **said)
 
 
+def _readable(name: str) -> bool:
+    return name in DATA or Path(name).expanduser().is_dir() or name.partition("/")[0].lower() in ("torch", "hfds")
+
+
 def sized(architecture: Architecture, image_size: int) -> Architecture:
-    """An architecture whose backbone is built for images of this side, where timm builds it for one size only."""
+    """Return an architecture whose backbone is built for images of this side, where timm builds it for one size only."""
     if architecture.backbone is None:
         return architecture
     arguments = for_size(architecture.backbone, architecture.backbone_args, image_size)
@@ -44,7 +213,7 @@ def sized(architecture: Architecture, image_size: int) -> Architecture:
 
 
 def check_same(architecture: Architecture, file: Path) -> None:
-    """Whether this is the network that a run was begun with: others may have parameters of the same shapes.
+    """Check that this is the network that a run was begun with: others may have parameters of the same shapes.
 
     Raises:
         UserError: where it is not.
@@ -60,48 +229,58 @@ def check_same(architecture: Architecture, file: Path) -> None:
             )
 
 
-def retrain(
+def train_architecture(
     architecture: Architecture,
-    data_config: DataConfig,
+    data: Data,
     recipe: Recipe,
     folder: Path,
     *,
+    task: Task | None = None,
     weights: Path | None = None,
+    backbone: nn.Module | None = None,
     backbone_args: Mapping[str, Any] | None = None,
     callbacks: Sequence[pl.Callback] = (),
     progress: bool = True,
     resume: bool = False,
     until: int | None = None,
     trainer_kwargs: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Train an architecture, or a backbone as it stands, and look at the test part once, at the end.
+) -> Trained:
+    """Train an architecture, or a backbone as it stands; `retrain` with everything made.
 
     Writes into the folder, beside what `fit` does: architecture.json (with the classes and size of these images), and
     history.csv with α and β by epoch.
 
     Args:
         weights: a state dict to start from; from scratch by default.
+        backbone: the module to build on, where the search ran on one of the user's; it is copied.
+        backbone_args: more for timm's `create_model`, such as `drop_path_rate`.
         resume: as of `fit`.
         until: pause after so many epochs, see `fit`.
-        backbone_args: more for timm's `create_model`, such as `drop_path_rate`.
 
     Raises:
-        UserError: as `fit`, `build` and `ImageData` do, and where the folder holds another architecture.
+        UserError: as `fit` and `build` do, and where the folder holds another architecture.
     """
+    task = task or task_for("classification")
     goes_on = begun(folder, resume)
-    data = ImageData(data_config, recipe.seed)
     arguments = {**architecture.backbone_args, **(backbone_args or {})}
     architecture = dataclasses.replace(architecture, data=data.described, backbone_args=arguments)
-    architecture = sized(architecture, data.image_size)
+    architecture = sized(architecture, data.input_size[-1])
     file = folder / "architecture.json"
-    if file.exists():  # of what goes on, or was refused or cut off before its first checkpoint
+    if file.exists():  # of what goes on, or was refused or interrupted before its first checkpoint
         check_same(architecture, file)
     seed_all(recipe.seed)
-    network = build(architecture, weights=weights)
+    made = {} if architecture.backbone is None else task.network_args(data)
+    network = build(architecture, weights=weights, backbone=copy_of(backbone), **made)
     if not goes_on:
         architecture.save(file)
     bias = BiasLogger(folder, every=recipe.epochs)
-    return fit(
-        network, data, recipe, folder,
+    fitted = fit(
+        network, data, recipe, folder, task=task,
         callbacks=[bias, *callbacks], progress=progress, resume=resume, until=until, trainer_kwargs=trainer_kwargs,
     )  # fmt: skip
+    return Trained(**vars(fitted), architecture=architecture, network=network, folder=folder)
+
+
+def copy_of(module: nn.Module | None) -> nn.Module | None:
+    """Return a copy of a module."""
+    return None if module is None else copy.deepcopy(module)

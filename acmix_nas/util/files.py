@@ -12,11 +12,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from acmix_nas.util.errors import UserError
 
-__all__ = ["command_line", "new_folder", "provenance", "read_json", "save_tensors", "unused", "write_json", "write_text"]
+__all__ = [
+    "command_line",
+    "new_folder",
+    "provenance",
+    "read_document",
+    "read_json",
+    "save_tensors",
+    "unused",
+    "write_document",
+    "write_json",
+    "write_text",
+]
 
 PACKAGES = ("acmix-nas", "nni", "numpy", "pytorch-lightning", "timm", "torch")
 
@@ -78,6 +87,27 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
+def write_document(path: Path, kind: str, content: Mapping[str, Any], version: int = 1) -> Path:
+    """Write a JSON file that says its format and version, and which command made it."""
+    return write_json(path, {**provenance(), "format": f"acmix-nas {kind}", "version": version, **content})
+
+
+def read_document(path: Path, kind: str, version: int = 1) -> dict[str, Any]:
+    """Read what `write_document` wrote; `made_by`, `date` and `versions` stay in it.
+
+    Raises:
+        UserError: where the file is missing, of another format, or of a version that this package does not know.
+    """
+    content = read_json(path, kind)
+    article = "an" if kind[0] in "aeiou" else "a"
+    if content.pop("format", None) != f"acmix-nas {kind}":
+        raise UserError(f'{kind} {str(path)!r} has no line "format": "acmix-nas {kind}"; it is not {article} {kind} file')
+    found = content.pop("version", None)
+    if found not in range(1, version + 1):
+        raise UserError(f"{kind} {str(path)!r} is of version {found}; this package reads versions up to {version}: update it")
+    return content
+
+
 def unused(*paths: Path) -> None:
     """Nothing is overwritten.
 
@@ -91,6 +121,8 @@ def unused(*paths: Path) -> None:
 
 def save_tensors(path: Path, state: Mapping[str, Any]) -> Path:
     """Write a state dict, which `torch.load` reads back with `weights_only`."""
+    import torch  # here alone: settings are files, too, and need no PyTorch
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save(dict(state), temporary)

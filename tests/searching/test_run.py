@@ -21,10 +21,14 @@ from acmix_nas.bias import read_history
 from acmix_nas.costs.program import derive, inherit
 from acmix_nas.costs.table import CostTable
 from acmix_nas.searching.again import FinishedSearch
-from acmix_nas.searching.config import STRATEGIES, SearchConfig
-from acmix_nas.searching.run import judge, load_supernet, make_space, search
-from acmix_nas.training.classification import Classification, Recipe
-from acmix_nas.training.data import DataConfig, ImageData
+from acmix_nas.strategies.base import STRATEGIES
+from acmix_nas.searching.config import SearchConfig
+from acmix_nas.searching.supernets import judge, load_supernet, make_space
+from acmix_nas.searching.run import run_search
+from acmix_nas.training.task import Classification
+from acmix_nas.training.recipe import Recipe
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageData
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_json
 from acmix_nas.util.terminal import BrokenRun
@@ -50,7 +54,7 @@ def data() -> ImageData:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_leaves_an_architecture_that_works(strategy: str, tmp_path: Path, data: ImageData) -> None:
     random = strategy == "random"
-    result = search(config(strategy=strategy, finalists=2 if random else 1, race_epochs=2), tmp_path, progress=False)
+    result = run_search(config(strategy=strategy, finalists=2 if random else 1, race_epochs=2), tmp_path, progress=False)
     architecture = Architecture.load(tmp_path / "architecture.json")
     assert sorted(architecture.slots) == SLOTS
     assert architecture.metric["val_accuracy" if random else "inherited_val_accuracy"] == result["metric"] > 0.1
@@ -75,16 +79,16 @@ def test_mixtures_train_in_lower_precision(strategy: str, tmp_path: Path) -> Non
     images = dataclasses.replace(DATA, image_size=32)
     settings = config(strategy=strategy, arc_warmup=1, data=images)
     settings = dataclasses.replace(settings, recipe=Recipe(epochs=2, precision="bf16-mixed"))
-    assert search(settings, tmp_path, progress=False)["metric"] > 0.1
+    assert run_search(settings, tmp_path, progress=False)["metric"] > 0.1
 
 
 def test_the_same_seed_gives_the_same_search(tmp_path: Path) -> None:
     files = []
     for name in ("a", "b"):
-        search(config(epochs=2), tmp_path / name, progress=False)
+        run_search(config(epochs=2), tmp_path / name, progress=False)
         files.append(torch.load(tmp_path / name / "supernet.pt", weights_only=True))
     assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
-    search(config(epochs=2, seed=1), tmp_path / "c", progress=False)
+    run_search(config(epochs=2, seed=1), tmp_path / "c", progress=False)
     other = torch.load(tmp_path / "c" / "supernet.pt", weights_only=True)
     assert not all(torch.equal(files[0][key], other[key]) for key in files[0])
 
@@ -104,15 +108,15 @@ class Interrupt(pl.Callback):
 )
 def test_killed_and_continued_equals_uninterrupted(changes: dict[str, Any], tmp_path: Path) -> None:
     settings = config(epochs=4, **changes)
-    whole = search(settings, tmp_path / "whole", progress=False)
+    whole = run_search(settings, tmp_path / "whole", progress=False)
     with pytest.raises(KeyboardInterrupt):
-        search(settings, tmp_path / "cut", callbacks=[Interrupt()], progress=False)
+        run_search(settings, tmp_path / "cut", callbacks=[Interrupt()], progress=False)
     assert not (tmp_path / "cut" / "supernet.pt").exists()
     with pytest.raises(UserError, match="holds an unfinished search; resume it"):
-        search(settings, tmp_path / "cut", progress=False)
+        run_search(settings, tmp_path / "cut", progress=False)
     with pytest.raises(UserError, match="of other settings"):
-        search(dataclasses.replace(settings, share="none"), tmp_path / "cut", progress=False, resume=True)
-    continued = search(settings, tmp_path / "cut", progress=False, resume=True)
+        run_search(dataclasses.replace(settings, share="none"), tmp_path / "cut", progress=False, resume=True)
+    continued = run_search(settings, tmp_path / "cut", progress=False, resume=True)
     assert (continued["metric"], continued["resumed"], whole["resumed"]) == (whole["metric"], True, False)
     states = [torch.load(tmp_path / name / "supernet.pt", weights_only=True) for name in ("whole", "cut")]
     for key, value in states[0].items():
@@ -121,12 +125,12 @@ def test_killed_and_continued_equals_uninterrupted(changes: dict[str, Any], tmp_
 
 
 def test_a_search_that_died_after_its_training_is_finished(tmp_path: Path) -> None:
-    whole = search(config(strategy="single_path"), tmp_path, progress=False)
+    whole = run_search(config(strategy="single_path"), tmp_path, progress=False)
     for name in ("architecture.json", "network.pt", "result.json"):
         (tmp_path / name).unlink()
     with pytest.raises(UserError, match="holds an unfinished search"):
-        search(config(strategy="single_path"), tmp_path, progress=False)
-    again = search(config(strategy="single_path"), tmp_path, progress=False, resume=True)
+        run_search(config(strategy="single_path"), tmp_path, progress=False)
+    again = run_search(config(strategy="single_path"), tmp_path, progress=False, resume=True)
     assert (again["metric"], again["costs"]) == (whole["metric"], whole["costs"])
 
 
@@ -135,7 +139,7 @@ def test_with_the_task_zeroed_the_penalty_moves_the_probabilities(tmp_path: Path
     real = Classification.training_step
     monkeypatch.setattr(Classification, "training_step", lambda self, batch, i: 0.0 * real(self, batch, i))
     settings = config(penalty=1.0, epochs=3, arc_warmup=0, arc_learning_rate=0.1)
-    search(settings, tmp_path, progress=False)
+    run_search(settings, tmp_path, progress=False)
     found = Architecture.load(tmp_path / "architecture.json")
     space = make_space(settings, 10)
     table = CostTable.of(space.backbone, space.slots, (3, 16, 16))
@@ -154,7 +158,7 @@ def test_what_is_found_is_within_the_budget(strategy: str, tmp_path: Path) -> No
     least, most = (table.rest_macs + sum(map(end, values)) for end in (min, max))
     limit = (2 * least + most) / 3
     settings = dataclasses.replace(settings, budget=(f"macs={limit}",))
-    result = search(settings, tmp_path, progress=False)
+    result = run_search(settings, tmp_path, progress=False)
     assert result["costs"]["macs"] <= limit
     assert Architecture.load(tmp_path / "architecture.json").budget == {"macs": pytest.approx(limit)}
     assert all(table.total(choice) <= limit for choice in result["finalists"])
@@ -165,7 +169,7 @@ def test_what_is_found_is_within_the_budget(strategy: str, tmp_path: Path) -> No
 def test_perturbation_chooses_under_the_budget_and_can_be_asked_again(tmp_path: Path) -> None:
     backbone_args = {"channels": [8, 8, 16, 16], "zero_init_last": False}  # so that every slot matters from the start
     settings = config(selection="perturbation", backbone_args=backbone_args)
-    result = search(settings, tmp_path, progress=False)
+    result = run_search(settings, tmp_path, progress=False)
     found = Architecture.load(tmp_path / "architecture.json")
     assert found.slots == {slot: max(row, key=lambda name: row[name]) for slot, row in found.scores.items()}
     assert all(max(row.values()) - min(row.values()) > 1e-3 for row in found.scores.values())
@@ -173,7 +177,7 @@ def test_perturbation_chooses_under_the_budget_and_can_be_asked_again(tmp_path: 
     again = FinishedSearch.load(tmp_path).best(limits).choice
     assert again == derive(found.scores, FinishedSearch.load(tmp_path).table, limits) != found.slots
     with_budget = dataclasses.replace(settings, budget=(f"macs={limits['macs']}",))
-    assert search(with_budget, tmp_path / "budget", progress=False)["finalists"] == [again]
+    assert run_search(with_budget, tmp_path / "budget", progress=False)["finalists"] == [again]
 
 
 def _backbone_and_slots(settings: SearchConfig) -> tuple[Any, Any]:
@@ -183,12 +187,12 @@ def _backbone_and_slots(settings: SearchConfig) -> tuple[Any, Any]:
 
 def test_a_budget_that_nothing_meets_ends_the_search_before_it_begins(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is met by no architecture; the cheapest has"):
-        search(config(budget=["macs=1k"]), tmp_path / "x", progress=False)
+        run_search(config(budget=["macs=1k"]), tmp_path / "x", progress=False)
     assert not (tmp_path / "x").exists()
 
 
 def test_a_large_space_is_ranked_by_evolution(tmp_path: Path) -> None:
-    search(config(strategy="single_path", samples=5), tmp_path, progress=False)
+    run_search(config(strategy="single_path", samples=5), tmp_path, progress=False)
     ranking = read_json(tmp_path / "ranking.json", "ranking")["ranking"]
     accuracies = [row["accuracy"] for row in ranking]
     assert len(ranking) == len({tuple(row["slots"].values()) for row in ranking}) == 5
@@ -203,7 +207,7 @@ def test_where_fewer_are_within_the_budget_than_samples_all_of_them_are_ranked(s
     totals = sorted(
         table.total(dict(zip(table.costs, operators, strict=True))) for operators in itertools.product(*table.costs.values())
     )
-    search(dataclasses.replace(settings, budget=(f"macs={totals[2] + 1}",)), tmp_path, progress=False)
+    run_search(dataclasses.replace(settings, budget=(f"macs={totals[2] + 1}",)), tmp_path, progress=False)
     ranking = read_json(tmp_path / "ranking.json", "ranking")["ranking"]
     assert sorted(row["costs"]["macs"] for row in ranking) == [total for total in totals if total <= totals[2] + 1]
 
@@ -212,13 +216,13 @@ def test_a_budget_that_draws_do_not_find_begins_with_the_cheapest(tmp_path: Path
     monkeypatch.setattr("acmix_nas.strategies.evolution.TRIES", 0)
     settings = config(strategy="single_path", samples=5)
     table = CostTable.of(*_backbone_and_slots(settings), (3, 16, 16))
-    search(settings, tmp_path, progress=False)
+    run_search(settings, tmp_path, progress=False)
     (row,) = read_json(tmp_path / "ranking.json", "ranking")["ranking"]
     assert row["slots"] == acmix_nas.searching.run.cheapest(table, {})
 
 
 def test_random_search_trains_even_the_only_architecture_there_is(tmp_path: Path) -> None:
-    result = search(
+    result = run_search(
         config(strategy="random", candidates=("conv",), finalists=2, race_epochs=1), tmp_path, progress=False
     )  # fmt: skip
     assert result["metric"] == read_json(tmp_path / "race" / "1" / "result.json", "")["val_accuracy"]
@@ -227,12 +231,12 @@ def test_random_search_trains_even_the_only_architecture_there_is(tmp_path: Path
 
 def test_a_random_search_goes_on_only_where_it_is_asked_to_and_with_its_settings(tmp_path: Path) -> None:
     settings = config(strategy="random", finalists=2, race_epochs=1)
-    search(settings, tmp_path, progress=False)
+    run_search(settings, tmp_path, progress=False)
     (tmp_path / "result.json").unlink()
     with pytest.raises(UserError, match="holds an unfinished search; resume it"):
-        search(settings, tmp_path, progress=False)
+        run_search(settings, tmp_path, progress=False)
     with pytest.raises(UserError, match="of other settings"):
-        search(dataclasses.replace(settings, race_epochs=2), tmp_path, progress=False, resume=True)
+        run_search(dataclasses.replace(settings, race_epochs=2), tmp_path, progress=False, resume=True)
     assert SearchConfig.load(tmp_path) == settings
 
 
@@ -240,7 +244,7 @@ def test_what_another_command_left_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "network.pt").write_text("precious")
     for strategy in ("random", "darts"):
         with pytest.raises(UserError, match=r"network.pt' exists already"):
-            search(config(strategy=strategy, finalists=2), tmp_path, progress=False)
+            run_search(config(strategy=strategy, finalists=2), tmp_path, progress=False)
     assert [file.name for file in tmp_path.iterdir()] == ["network.pt"]
 
 
@@ -254,16 +258,16 @@ def test_a_penalty_may_count_latency(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("acmix_nas.searching.run.timed", timed)
     settings = config(penalty=100.0, cost="latency", arc_warmup=0, arc_learning_rate=0.3)
-    assert set(search(settings, tmp_path, progress=False)["finalists"][0].values()) == {"local"}
+    assert set(run_search(settings, tmp_path, progress=False)["finalists"][0].values()) == {"local"}
 
 
 def test_a_race_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(strategy="single_path", samples=4, finalists=2, warm_epochs=2)
-    whole = search(settings, tmp_path, progress=False)
+    whole = run_search(settings, tmp_path, progress=False)
     (tmp_path / "result.json").unlink()
     trained = []
     monkeypatch.setattr("acmix_nas.searching.run.retrain", lambda *arguments, **_: trained.append(arguments))
-    again = search(settings, tmp_path, progress=False, resume=True)
+    again = run_search(settings, tmp_path, progress=False, resume=True)
     assert trained == []
     assert again["metric"] == whole["metric"]
 
@@ -271,15 +275,15 @@ def test_a_race_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_a_warm_finalist_goes_on_from_its_last_epoch(epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(strategy="single_path", samples=4, finalists=2, warm_epochs=2)
-    whole = search(settings, tmp_path / "whole", progress=False)
+    whole = run_search(settings, tmp_path / "whole", progress=False)
     retrain = acmix_nas.searching.run.retrain
     monkeypatch.setattr(
         "acmix_nas.searching.run.retrain", lambda *a, **k: retrain(*a, **{**k, "callbacks": [InterruptEpoch(epoch)]})
     )
     with pytest.raises(KeyboardInterrupt):
-        search(settings, tmp_path / "cut", progress=False)
+        run_search(settings, tmp_path / "cut", progress=False)
     monkeypatch.undo()
-    continued = search(settings, tmp_path / "cut", progress=False, resume=True)
+    continued = run_search(settings, tmp_path / "cut", progress=False, resume=True)
     assert (continued["metric"], continued["finalists"]) == (whole["metric"], whole["finalists"])
     ended = [torch.load(tmp_path / name / "network.pt", weights_only=True) for name in ("whole", "cut")]
     assert all(torch.equal(ended[0][key], ended[1][key]) for key in ended[0])
@@ -298,14 +302,14 @@ class InterruptEpoch(pl.Callback):
 
 def test_a_race_goes_on_with_no_other_finalists(tmp_path: Path) -> None:
     settings = config(strategy="random", finalists=2, race_epochs=1)
-    search(settings, tmp_path, progress=False)
+    run_search(settings, tmp_path, progress=False)
     for name in ("result.json", "race/1/architecture.json"):
         (tmp_path / name).unlink()
     found = Architecture.load(tmp_path / "architecture.json")
     all_conv = dict.fromkeys(found.slots, "conv")
     dataclasses.replace(found, slots=all_conv).save(tmp_path / "race" / "1" / "architecture.json")
     with pytest.raises(UserError, match="is another than when the race began"):
-        search(settings, tmp_path, progress=False, resume=True)
+        run_search(settings, tmp_path, progress=False, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +324,7 @@ def test_finalists_begin_with_what_they_inherit_or_from_scratch(
         strategy=strategy, samples=4, finalists=2, race_start=race_start, race_epochs=1, warm_epochs=1, warm_lr=1e-12,
     )  # fmt: skip
     settings = dataclasses.replace(settings, recipe=Recipe(epochs=2, warmup_epochs=0, min_lr=0.0, weight_decay=0.0))
-    result = search(settings, tmp_path, progress=False)
+    result = run_search(settings, tmp_path, progress=False)
     trained = read_json(tmp_path / "race" / "1" / "result.json", "")
     assert (trained["epochs"], trained["recipe"]["lr"]) == (1, 1e-12 if warm else settings.recipe.lr)
     _, _, space = load_supernet(tmp_path)
@@ -336,8 +340,8 @@ def test_a_race_is_cut_at_half_time_and_changes_no_training(
 ) -> None:
     lengths = {"race_epochs": race_epochs, "warm_epochs": warm_epochs, "race_cut": 1}
     settings = config(strategy=strategy, samples=5, finalists=3, apart=1, **lengths)
-    cut = search(settings, tmp_path / "cut", progress=False)
-    whole = search(dataclasses.replace(settings, race_cut=0), tmp_path / "whole", progress=False)
+    cut = run_search(settings, tmp_path / "cut", progress=False)
+    whole = run_search(dataclasses.replace(settings, race_cut=0), tmp_path / "whole", progress=False)
     assert cut["finalists"] == whole["finalists"]
     half = [read_json(tmp_path / "cut" / "race" / str(n) / "half-time.json", "")["val_accuracy"] for n in (1, 2, 3)]
     (ended,) = (n for n in (1, 2, 3) if (tmp_path / "cut" / "race" / str(n) / "result.json").exists())
@@ -352,7 +356,7 @@ def test_a_race_is_cut_at_half_time_and_changes_no_training(
 
 def test_a_race_on_several_devices_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="finalists must be 1 on several devices"):
-        search(config(finalists=2), tmp_path, progress=False, trainer_kwargs={"devices": 2})
+        run_search(config(finalists=2), tmp_path, progress=False, trainer_kwargs={"devices": 2})
 
 
 def test_a_loss_that_is_no_number_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,7 +364,7 @@ def test_a_loss_that_is_no_number_ends_the_search(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(Classification, "training_step", lambda self, batch, i: float("nan") * real(self, batch, i))
     monkeypatch.setattr("acmix_nas.training.classification.Classification._record", record_nan)
     with pytest.raises(BrokenRun, match="train_loss is nan after epoch 1"):
-        search(config(strategy="single_path"), tmp_path, progress=False)
+        run_search(config(strategy="single_path"), tmp_path, progress=False)
     assert not (tmp_path / "supernet.pt").exists()
 
 
@@ -385,14 +389,14 @@ def test_two_processes_share_the_images_and_write_one_folder(strategy: str, tmp_
 
 
 def test_a_finished_search_is_not_overwritten(tmp_path: Path) -> None:
-    search(config(epochs=2), tmp_path, progress=False)
+    run_search(config(epochs=2), tmp_path, progress=False)
     for resume in (False, True):
         with pytest.raises(UserError, match="holds a finished search"):
-            search(config(epochs=2), tmp_path, progress=False, resume=resume)
+            run_search(config(epochs=2), tmp_path, progress=False, resume=resume)
 
 
 def test_a_supernet_comes_back_and_judges(tmp_path: Path, data: ImageData) -> None:
-    search(config(strategy="single_path", epochs=3), tmp_path, progress=False)
+    run_search(config(strategy="single_path", epochs=3), tmp_path, progress=False)
     loaded, _, space = load_supernet(tmp_path, data)
     assert loaded == config(strategy="single_path", epochs=3)
     before = {key: value.clone() for key, value in space.state_dict().items()}
@@ -409,7 +413,7 @@ def test_a_transformer_is_searched_at_the_size_of_the_images(tmp_path: Path) -> 
         arc_warmup=0, data=dataclasses.replace(DATA, image_size=32),
     )  # fmt: skip
     assert settings.arguments["img_size"] == 32
-    search(settings, tmp_path, progress=False)
+    run_search(settings, tmp_path, progress=False)
     network = build(tmp_path / "architecture.json", weights=tmp_path / "network.pt").eval()
     assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 

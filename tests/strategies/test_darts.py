@@ -15,12 +15,12 @@ from acmix_nas import hybridize
 from acmix_nas.costs.table import CostTable
 from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
-from acmix_nas.searching.run import make_space, train_supernet
+from acmix_nas.searching.supernets import make_space, train_supernet
 from acmix_nas.slots.slot import find_slots
 from acmix_nas.strategies import DARTS
-from acmix_nas.strategies.darts import CostPenalty
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import ImageData
+from acmix_nas.strategies.oneshot.darts import CostPenalty
+from acmix_nas.training.recipe import Recipe
+from acmix_nas.training.images import ImageData
 from acmix_nas.util.errors import UserError
 from tests.searching.test_run import config
 from tests.small import RESNET, SLOTS

@@ -13,9 +13,9 @@ from acmix_nas import hybridize
 from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import GumbelSlot, MixedSlot, ProxylessSlot
 from acmix_nas.searching.config import DIFFERENTIABLE
-from acmix_nas.searching.run import make_space, make_strategy, train_supernet
-from acmix_nas.strategies.differentiable import SearchModule
-from acmix_nas.training.data import ImageData
+from acmix_nas.searching.supernets import make_space, make_strategy, train_supernet
+from acmix_nas.strategies.oneshot.differentiable import SearchModule
+from acmix_nas.training.images import ImageData
 from tests.searching.test_run import config
 from tests.small import RESNET
 
@@ -75,7 +75,7 @@ def test_behind_a_batch_norm_only_running_statistics_say_what_the_sampled_candid
 ) -> None:
     """The cosine of its output and the loss's gradient in the architecture's steps, which is as good as none without them."""
     if not running:
-        monkeypatch.setattr("acmix_nas.strategies.differentiable._BatchNorm", ())
+        monkeypatch.setattr("acmix_nas.strategies.oneshot.differentiable._BatchNorm", ())
     cosines: list[float] = []
     run = kind.forward
 

@@ -11,7 +11,7 @@ import torch
 
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import read_history
-from acmix_nas.searching.run import SearchTask, search
+from acmix_nas.searching.run import SearchTask, run_search
 from acmix_nas.strategies import Guard
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_json
@@ -85,7 +85,7 @@ class Interrupt(pl.Callback):
 @pytest.mark.parametrize("strategy", ["darts", "gumbel"])
 def test_a_collapsed_search_ends_with_its_last_good_distribution(strategy: str, tmp_path: Path) -> None:
     settings = config(strategy=strategy, epochs=5, arc_warmup=0, patience=2)
-    result = search(settings, tmp_path / "whole", progress=False)
+    result = run_search(settings, tmp_path / "whole", progress=False)
     history = read_history(tmp_path / "whole" / "history.csv")
     assert max(o.epoch for o in history) == 4
     good = {(o.slot, o.operator): o.probability for o in history if o.epoch == 2}
@@ -99,14 +99,14 @@ def test_a_collapsed_search_ends_with_its_last_good_distribution(strategy: str, 
     assert "the distribution after epoch 2" in collapse["said"]
     # Interrupted between the bad epochs, it goes on with all that it knew.
     with pytest.raises(KeyboardInterrupt):
-        search(settings, tmp_path / "cut", callbacks=[Interrupt(3)], progress=False)
-    search(settings, tmp_path / "cut", progress=False, resume=True)
+        run_search(settings, tmp_path / "cut", callbacks=[Interrupt(3)], progress=False)
+    run_search(settings, tmp_path / "cut", progress=False, resume=True)
     states = [torch.load(tmp_path / name / "supernet.pt", weights_only=True) for name in ("whole", "cut")]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     # Interrupted after the end, it does not train on.
     for name in ("supernet.pt", "result.json", "architecture.json", "collapse.json"):
         (tmp_path / "cut" / name).unlink()
-    again = search(settings, tmp_path / "cut", progress=False, resume=True)
+    again = run_search(settings, tmp_path / "cut", progress=False, resume=True)
     assert again["collapse"] == collapse
     states[1] = torch.load(tmp_path / "cut" / "supernet.pt", weights_only=True)
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
@@ -114,7 +114,7 @@ def test_a_collapsed_search_ends_with_its_last_good_distribution(strategy: str, 
 
 @pytest.mark.usefixtures("collapsing")
 def test_without_patience_it_goes_on_and_without_watching_it_says_nothing(tmp_path: Path) -> None:
-    result = search(config(epochs=4, arc_warmup=0, patience=0, watch=False), tmp_path, progress=False)
+    result = run_search(config(epochs=4, arc_warmup=0, patience=0, watch=False), tmp_path, progress=False)
     assert max(o.epoch for o in read_history(tmp_path / "history.csv")) == 4
     assert "collapse" not in result
     assert "decision" not in result
@@ -122,7 +122,7 @@ def test_without_patience_it_goes_on_and_without_watching_it_says_nothing(tmp_pa
 
 @pytest.mark.parametrize("strategy", ["darts", "gumbel", "proxyless"])
 def test_a_search_says_how_decided_it_is(strategy: str, tmp_path: Path) -> None:
-    decision = search(config(strategy=strategy), tmp_path, progress=False)["decision"]
+    decision = run_search(config(strategy=strategy), tmp_path, progress=False)["decision"]
     found = Architecture.load(tmp_path / "architecture.json")
     assert decision == read_json(tmp_path / "result.json", "result")["decision"]
     assert list(decision["leads"]) == list(found.slots)

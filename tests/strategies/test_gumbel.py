@@ -12,10 +12,10 @@ import torch
 from acmix_nas import hybridize
 from acmix_nas.operators import ConvolutionPath
 from acmix_nas.search_spaces import GumbelSlot, HybridSpace
-from acmix_nas.searching.run import make_space, train_supernet
+from acmix_nas.searching.supernets import make_space, train_supernet
 from acmix_nas.strategies import Gumbel
 from acmix_nas.supernet.candidates import Candidates
-from acmix_nas.training.data import ImageData
+from acmix_nas.training.images import ImageData
 from acmix_nas.util.errors import UserError
 from tests.searching.test_run import config
 from tests.small import RESNET, SLOTS, images

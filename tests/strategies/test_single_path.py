@@ -9,9 +9,9 @@ import torch
 
 from acmix_nas import hybridize
 from acmix_nas.search_spaces import SampledSlot
-from acmix_nas.searching.run import make_space, train_supernet
+from acmix_nas.searching.supernets import make_space, train_supernet
 from acmix_nas.strategies import SinglePath
-from acmix_nas.training.data import ImageData
+from acmix_nas.training.images import ImageData
 from acmix_nas.util.errors import UserError
 from tests.searching.test_run import config
 from tests.small import RESNET, images

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.strategies.unrolled import buffers_kept, same_draws, unrolled
+from acmix_nas.strategies.oneshot.unrolled import buffers_kept, same_draws, unrolled
 
 RATE = 0.5
 

@@ -14,7 +14,8 @@ from acmix_nas.research.benchmark.spaces import CUED
 from acmix_nas.slots.slot import Slot, find_slots, put
 from acmix_nas.supernet.candidates import Candidates
 from acmix_nas.supernet.ranking import Ranker
-from acmix_nas.training.data import DataConfig, ImageData
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageData
 
 SLOTS = CUED.slots[:3]
 

@@ -17,9 +17,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from acmix_nas.training.classification import Recipe, Retraining
-from acmix_nas.training.data import DataConfig, ImageData
-from acmix_nas.training.loop import evaluate, fit, recalibrate
+from acmix_nas.training.recipe import Recipe
+from acmix_nas.training.module import Retraining
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageData
+from acmix_nas.training.loop import Fitted, fit, measure, recalibrate
+from acmix_nas.training.task import Classification
 from acmix_nas.util.errors import UserError
 from tests.small import Tiny, tiny
 
@@ -42,7 +45,7 @@ class Interrupt(pl.Callback):
             raise KeyboardInterrupt
 
 
-def run(network: nn.Module, data: ImageData, recipe: Recipe, folder: Path, **options: Any) -> dict[str, Any]:
+def run(network: nn.Module, data: ImageData, recipe: Recipe, folder: Path, **options: Any) -> Fitted:
     return fit(network, data, recipe, folder, **{"progress": False, "trainer_kwargs": CPU, **options})
 
 
@@ -68,7 +71,7 @@ def test_a_run_cut_off_and_continued_equals_an_uninterrupted_one(
     assert not (tmp_path / "cut" / "result.json").exists()
     network = Tiny()  # whatever it starts from, the checkpoint counts
     continued = run(network, data, recipe, tmp_path / "cut", resume=True)
-    assert (continued["val_accuracy"], continued["test_accuracy"]) == (whole["val_accuracy"], whole["test_accuracy"])
+    assert (continued.validation, continued.test) == (whole.validation, whole.test)
     kept = [torch.load(tmp_path / name / "network.pt", weights_only=True) for name in ("whole", "cut")]
     for name, value in network.state_dict().items():
         assert torch.equal(kept[0][name], value), name
@@ -77,17 +80,18 @@ def test_a_run_cut_off_and_continued_equals_an_uninterrupted_one(
 
 def test_leaves_result_weights_checkpoints_and_curves(data: ImageData, tmp_path: Path) -> None:
     network, recipe = tiny(), Recipe(epochs=2, seed=3)
-    result = run(network, data, recipe, tmp_path)
-    assert json.loads(json.dumps(result)) == json.loads((tmp_path / "result.json").read_text())
+    fitted = run(network, data, recipe, tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert Fitted.read(result) == fitted
     assert list(result) == [
-        "made_by", "date", "versions", "recipe", "data", "epochs", "val_accuracy", "test_accuracy", "train_seconds", "seed",
-        "parameters",
+        "made_by", "date", "versions", "format", "version", "recipe", "data", "epochs", "metric_name", "val_accuracy",
+        "test_accuracy", "train_seconds", "seed", "parameters",
     ]  # fmt: skip
     assert (result["seed"], result["epochs"], result["recipe"]["lr"]) == (3, 2, recipe.lr)
     assert result["data"]["image_size"] == 8
     assert result["parameters"] == 224 + 16 + 730 + 1
-    assert result["test_accuracy"] == evaluate(network, data, "test")["accuracy"]
-    assert result["val_accuracy"] == evaluate(network, data, "validation")["accuracy"]
+    assert fitted.test == measure(network, data, "test").score
+    assert fitted.validation == measure(network, data, "validation").score
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
@@ -123,11 +127,11 @@ def test_a_folder_that_holds_something_is_refused(data: ImageData, tmp_path: Pat
             run(tiny(), data, recipe, tmp_path, resume=resume)
     # Cut off between training and the result:
     (tmp_path / "result.json").unlink()
-    assert run(tiny(), data, recipe, tmp_path, resume=True)["test_accuracy"] == finished["test_accuracy"]
+    assert run(tiny(), data, recipe, tmp_path, resume=True).test == finished.test
 
 
 def test_resuming_before_the_first_checkpoint_begins(data: ImageData, tmp_path: Path) -> None:
-    assert run(tiny(), data, Recipe(epochs=1), tmp_path, resume=True)["epochs"] == 1
+    assert run(tiny(), data, Recipe(epochs=1), tmp_path, resume=True).epochs == 1
 
 
 def test_the_average_is_what_is_judged_and_kept(data: ImageData, tmp_path: Path) -> None:
@@ -137,7 +141,7 @@ def test_the_average_is_what_is_judged_and_kept(data: ImageData, tmp_path: Path)
     average = state["average.module.0.weight"]
     assert not torch.equal(average, state["_network.0.weight"])
     assert torch.equal(network[0].weight, average)
-    assert result["val_accuracy"] == evaluate(network, data, "validation")["accuracy"]
+    assert result.validation == measure(network, data, "validation").score
 
 
 class Rates(pl.Callback):
@@ -185,9 +189,9 @@ def test_manual_optimisation_follows_the_same_schedule(data: ImageData, tmp_path
         **CPU, max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[manual],
     )  # fmt: skip
-    trainer.fit(Manual(tiny(), recipe, 10), data)
+    trainer.fit(Manual(tiny(), recipe, Classification().prepare(recipe, data)), data)
     assert manual.seen == automatic.seen
-    (tested,) = trainer.test(Manual(tiny(), recipe, 10), data, verbose=False)
+    (tested,) = trainer.test(Manual(tiny(), recipe, Classification().prepare(recipe, data)), data, verbose=False)
     assert set(tested) == {"test_loss", "test_accuracy"}
 
 
@@ -203,24 +207,23 @@ def test_evaluation_sees_every_image_in_evaluation_mode(data: ImageData) -> None
     network = tiny()
     network[1].eval()
     modes = [module.training for module in network.modules()]
-    result = evaluate(network, data, "validation")
+    result = measure(network, data, "validation")
     assert [module.training for module in network.modules()] == modes
     images, labels = (torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True))
     logits = network.eval()(images).detach()
-    assert result["images"] == 360
-    assert result["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
-    assert result["loss"] == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
+    assert result.count == 360
+    assert result.score == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+    assert result.loss == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
     with pytest.raises(UserError, match="part must be one of validation, test; got 'train'"):
-        evaluate(network, data, "train")
+        measure(network, data, "train")
 
 
 def test_recalibration_is_the_plain_mean_over_the_batches(data: ImageData) -> None:
     network = tiny().eval()
     network[1].momentum = 0.3
     network[1].running_mean.fill_(99.0)
-    loader = data.train_dataloader()
-    recalibrate(network, loader, batches=2)
-    batches = [images for images, _ in loader][:2]
+    recalibrate(network, data, batches=2)
+    batches = [images for images, _ in data.train_dataloader()][:2]
     expected = torch.stack([network[0](images).mean((0, 2, 3)) for images in batches]).mean(0)
     torch.testing.assert_close(network[1].running_mean, expected)
     assert network[1].momentum == 0.3
@@ -235,15 +238,16 @@ def test_an_unknown_optimizer_is_one_line(data: ImageData, tmp_path: Path) -> No
 DISTRIBUTED = """
 import sys
 from pathlib import Path
-from acmix_nas.training.data import DataConfig, ImageData
-from acmix_nas.training.classification import Recipe
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageData
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.loop import fit
 from tests.training.test_loop import tiny
 
 data = ImageData(DataConfig(image_size=8, batch_size=64))
 kwargs = {"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
 result = fit(tiny(), data, Recipe(epochs=3, ema_decay=0.9), Path(sys.argv[1]), progress=False, trainer_kwargs=kwargs)
-print("accuracy", result["test_accuracy"], flush=True)
+print("accuracy", result.test, flush=True)
 """
 
 
@@ -261,4 +265,6 @@ def test_two_processes_train_together_and_both_return_the_result(tmp_path: Path)
 @pytest.mark.slow
 def test_the_default_recipe_learns_the_digits(tmp_path: Path) -> None:
     network = timm.create_model("resnet26", channels=(16, 32, 64, 128), num_classes=10)
-    assert run(network, ImageData(DataConfig()), Recipe(), tmp_path)["test_accuracy"] > 0.95
+    fitted = run(network, ImageData(DataConfig()), Recipe(), tmp_path)
+    assert fitted.test is not None
+    assert fitted.test > 0.95

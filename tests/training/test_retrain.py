@@ -10,12 +10,14 @@ import pytest
 import pytorch_lightning as pl
 
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import DataConfig
-from acmix_nas.training.retrain import data_of, retrain, sized
+from acmix_nas.training.recipe import Recipe
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageData
+from acmix_nas.training.retrain import Trained, data_of, sized, train_architecture
 from acmix_nas.util.errors import UserError
 from tests.small import SLOTS
 
+DATA = DataConfig(image_size=16, batch_size=256)
 SEARCHED = Architecture("resnet14t", {}, (), data={"name": "folder", "root": "photos", "image_size": 48, "num_classes": 3})
 
 
@@ -47,9 +49,9 @@ def test_a_searched_architecture_is_told_the_size_of_other_images() -> None:
 
 def test_a_backbone_as_it_stands_is_trained_and_built_again(tmp_path: Path) -> None:
     architecture = Architecture("resnet10t", {}, (), {"channels": [8, 8, 16, 16]})
-    data = DataConfig(image_size=16, batch_size=256)
-    result = retrain(architecture, data, Recipe(epochs=1), tmp_path, backbone_args={"drop_path_rate": 0.1}, progress=False)
-    assert 0 <= result["test_accuracy"] <= 1
+    data = ImageData(DataConfig(image_size=16, batch_size=256))
+    result = train_architecture(architecture, data, Recipe(epochs=1), tmp_path, backbone_args={"drop_path_rate": 0.1}, progress=False)
+    assert 0 <= (result.test or 0) <= 1
     saved = Architecture.load(tmp_path / "architecture.json")
     assert saved.backbone_args == {"channels": [8, 8, 16, 16], "drop_path_rate": 0.1}
     assert saved.data["num_classes"] == 10
@@ -59,13 +61,13 @@ def test_a_backbone_as_it_stands_is_trained_and_built_again(tmp_path: Path) -> N
 
 def one_epoch(
     folder: Path, channels: Sequence[int] = (8, 8, 16, 16), operator: str | None = None, **options: Any
-) -> dict[str, Any]:
+) -> Trained:
     architecture = Architecture("resnet10t", {}, (), {"channels": channels})
     if operator is not None:
         architecture = Architecture(
             "resnet14t", dict.fromkeys(SLOTS, operator), ("local", "global"), {"channels": channels}, ("layer*",)
         )
-    return retrain(architecture, DataConfig(image_size=16, batch_size=256), Recipe(epochs=1), folder, progress=False, **options)
+    return train_architecture(architecture, ImageData(DATA), Recipe(epochs=1), folder, progress=False, **options)
 
 
 class Interrupt(pl.Callback):
@@ -113,7 +115,7 @@ def test_a_run_cut_off_before_its_first_checkpoint_begins_anew(resume: bool, tmp
     with pytest.raises(KeyboardInterrupt):
         one_epoch(tmp_path, callbacks=[Interrupt(begun=False)])
     assert (tmp_path / "architecture.json").exists()
-    assert one_epoch(tmp_path, resume=resume)["epochs"] == 1
+    assert one_epoch(tmp_path, resume=resume).epochs == 1
 
 
 def test_only_the_same_network_is_resumed_even_where_shapes_agree(tmp_path: Path) -> None:
@@ -121,4 +123,4 @@ def test_only_the_same_network_is_resumed_even_where_shapes_agree(tmp_path: Path
         one_epoch(tmp_path, operator="local", callbacks=[Interrupt(begun=True)])
     with pytest.raises(UserError, match="its slots differ"):
         one_epoch(tmp_path, operator="global", resume=True)
-    assert one_epoch(tmp_path, operator="local", resume=True)["epochs"] == 1
+    assert one_epoch(tmp_path, operator="local", resume=True).epochs == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nni.nas.strategy import Proxyless as NniProxyless
 from pytorch_lightning import LightningModule
 
-from acmix_nas.strategies.differentiable import SampledSearchModule
+from acmix_nas.strategies.oneshot.differentiable import SampledSearchModule
 
 __all__ = ["Proxyless"]
 

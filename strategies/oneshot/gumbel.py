@@ -9,8 +9,8 @@ from nni.nas.strategy import DARTS as NniDARTS
 from pytorch_lightning import LightningModule
 
 from acmix_nas.search_spaces import GumbelSlot
-from acmix_nas.searching.config import check_temperature
-from acmix_nas.strategies.differentiable import SampledSearchModule
+from acmix_nas.strategies.differentiable import check_temperature
+from acmix_nas.strategies.oneshot.differentiable import SampledSearchModule
 
 __all__ = ["Gumbel"]
 

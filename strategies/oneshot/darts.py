@@ -13,8 +13,8 @@ from torch import Tensor
 
 from acmix_nas.costs.table import MEASURES, CostTable
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
-from acmix_nas.strategies.differentiable import SearchModule, loss_of
-from acmix_nas.strategies.unrolled import buffers_kept, same_draws, unrolled
+from acmix_nas.strategies.oneshot.differentiable import SearchModule, loss_of
+from acmix_nas.strategies.oneshot.unrolled import buffers_kept, same_draws, unrolled
 from acmix_nas.util.errors import UserError, one_of
 
 __all__ = ["DARTS"]

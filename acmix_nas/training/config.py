@@ -1,0 +1,101 @@
+"""Which images a run uses. Nothing here needs PyTorch, so that the command line can show it at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from acmix_nas.util.errors import UserError, one_of
+
+__all__ = ["DataConfig"]
+
+ERASERS = ("const", "pixel")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Say which images are used and how they are prepared. Augmentation has the names of timm's options and is off by default.
+
+    Args:
+        name: "digits", a folder of images, a registered data set such as "cued-digits", or one of timm's: "folder" (which
+            lies in `root`), "torch/cifar10", "hfds/…".
+        root: where timm's data sets lie.
+        download: whether torchvision may fetch a "torch/…" data set into `root`.
+        data_seed: draws the images of data sets that are drawn, such as "cued-digits"; no other data set has one.
+        in_chans: channels of the images, 1 (grey) or 3.
+        image_size: side of the square images, in pixels.
+        batch_size: images per step and device.
+        workers: processes that load images; 0 loads in the main process.
+        hflip: probability of a horizontal flip.
+        scale: share of the image's area that a random crop keeps, (least, most).
+        color_jitter: strength of brightness, contrast and saturation.
+        auto_augment: such as "rand-m9-mstd0.5".
+        re_prob: probability of random erasing.
+        re_mode: what erases, "const" (black) or "pixel" (noise).
+        crop_pct: share of the shorter side that is cut out of the middle, where images are not augmented.
+        mean: of the channels, from 0 to 1; ImageNet's by default.
+        std: of the channels.
+
+    Raises:
+        UserError: where a value has no meaning; the message names it.
+
+    Example:
+        >>> DataConfig("photos", image_size=64).batch_size
+        64
+    """
+
+    name: str = field(default="digits", metadata={"option": "data"})
+    root: str | None = field(default=None, metadata={"option": "data_root"})
+    download: bool = False
+    data_seed: int = 0
+    in_chans: int = 3
+    image_size: int = 32
+    batch_size: int = 64
+    workers: int = 0
+    hflip: float = 0.0
+    scale: tuple[float, float] | None = None
+    color_jitter: float = 0.0
+    auto_augment: str | None = None
+    re_prob: float = 0.0
+    re_mode: str = "const"
+    crop_pct: float = 1.0
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.in_chans not in (1, 3):
+            raise one_of("in_chans", self.in_chans, (1, 3))
+        for name in ("scale", "mean", "std"):  # lists, where they come from a file
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.in_chans == 1:  # a grey image has the mean of the three
+            for name in ("mean", "std"):
+                values = getattr(self, name)
+                if len(values) == 3:
+                    object.__setattr__(self, name, (round(sum(values) / 3, 6),))
+        for name, number in (("scale", 2), ("mean", self.in_chans), ("std", self.in_chans)):
+            values = getattr(self, name)
+            if values is not None and len(values) != number:
+                raise UserError(f"{name} must have {number} numbers; got {name}={values}")
+        for name, least in (("image_size", 8), ("batch_size", 1), ("workers", 0), ("data_seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}; got {name}={getattr(self, name)}")
+        if not 0 < self.crop_pct <= 1:
+            raise UserError(f"crop_pct must be positive and at most 1; got crop_pct={self.crop_pct}")
+        if self.re_mode not in ERASERS:
+            raise one_of("re_mode", self.re_mode, ERASERS)
+
+    @property
+    def augmented(self) -> bool:
+        """Return whether the training images differ from epoch to epoch."""
+        return bool(self.hflip or self.scale or self.color_jitter or self.auto_augment or self.re_prob)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Return what a later step needs in order to read the same images."""
+        seeded = {"data_seed": self.data_seed} if self.data_seed else {}
+        return {
+            "name": self.name, "root": self.root, **seeded, "in_chans": self.in_chans, "image_size": self.image_size,
+            "crop_pct": self.crop_pct, "mean": list(self.mean), "std": list(self.std),
+        }  # fmt: skip

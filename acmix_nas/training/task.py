@@ -1,0 +1,160 @@
+"""What a network is trained for: how a batch becomes a loss, how outputs become a score, how predictions are shown."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from lightning_fabric.utilities.apply_func import move_data_to_device
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import Self
+
+from acmix_nas.training.data import Data
+from acmix_nas.training.recipe import Recipe
+from acmix_nas.util.errors import UserError
+from acmix_nas.util.registry import Registry
+
+__all__ = ["TASKS", "Classification", "Evaluation", "Step", "Task", "register_task"]
+
+
+class Step(NamedTuple):
+    """The loss of a batch, with a gradient, and the score of each of its samples, (B,)."""
+
+    loss: Tensor
+    scores: Tensor
+
+
+class Evaluation(NamedTuple):
+    """The score of a part (the larger the better), its mean loss, and how many samples it has."""
+
+    score: float
+    loss: float
+    count: int
+
+
+class Task(ABC):
+    """Say what a network is trained for. A task of your own needs `loss` and `scores`; all else has defaults.
+
+    The search, its race, its ranking and `retrain` know a task by these methods only.
+
+    Attributes:
+        metric: what the score is called in results: `val_accuracy`, `test_accuracy`.
+        clear_drop: a fall of the score that no ordinary epoch shows; `Guard` takes it for a collapse.
+
+    Example:
+        >>> class Brightness(Task):
+        ...     metric = "closeness"
+        ...     def loss(self, outputs, batch):
+        ...         return ((outputs[:, 0] - batch[1]) ** 2).mean()
+        ...     def scores(self, outputs, batch):
+        ...         return 1 / (1 + (outputs[:, 0] - batch[1]).abs())
+        >>> import torch
+        >>> Brightness().scores(torch.zeros(2, 1), (None, torch.tensor([0.0, 1.0])))
+        tensor([1.0000, 0.5000])
+    """
+
+    metric: ClassVar[str] = "score"
+    clear_drop: ClassVar[float] = 0.05
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Any) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+
+    @abstractmethod
+    def scores(self, outputs: Any, batch: Any) -> Tensor:
+        """Return a score for each sample, (B,); the larger the better, from 0 to 1 where `Guard` watches."""
+
+    def inputs(self, batch: Any) -> Any:
+        """Return what the network takes of a batch: its first part."""
+        return batch[0]
+
+    def prepare(self, recipe: Recipe, data: Data) -> Self:  # noqa: ARG002  for those that have a use for the data
+        """Return the task as this recipe trains it.
+
+        Raises:
+            UserError: where the recipe asks for what the task cannot do.
+        """
+        for option in ("mixup", "cutmix"):
+            if getattr(recipe, option):
+                raise UserError(f"{option} must be 0 with this task, which has no labels to mix; got {getattr(recipe, option)}")
+        return self
+
+    def network_args(self, data: Data) -> dict[str, Any]:
+        """Return what timm's `create_model` takes for these data."""
+        channels = {} if data.in_chans == 3 else {"in_chans": data.in_chans}
+        return {"num_classes": data.num_classes, **channels}
+
+    def training_step(self, network: nn.Module, batch: Any) -> Step:
+        """Return the loss that the weights go down, and the scores, of a training batch."""
+        outputs = network(self.inputs(batch))
+        return Step(self.loss(outputs, batch), self.scores(outputs, batch))
+
+    def evaluate(self, network: nn.Module, batches: Iterable[Any], device: torch.device) -> Evaluation:
+        """Return the score and the loss over all batches; the network is in evaluation mode and on the device."""
+        score = loss = 0.0
+        count = 0
+        for batch in batches:
+            batch = move_data_to_device(batch, device)
+            outputs = network(self.inputs(batch))
+            outputs = outputs.float() if isinstance(outputs, Tensor) else outputs
+            scores = self.scores(outputs, batch)
+            score += scores.sum().item()
+            loss += self.loss(outputs, batch).item() * len(scores)
+            count += len(scores)
+        return Evaluation(score / count, loss / count, count)
+
+    def show(self, outputs: Any, data: Data) -> list[str]:  # noqa: ARG002
+        """Return what a network predicts, a line for each sample of a batch of outputs."""
+        return [" ".join(f"{value:.3g}" for value in row.flatten().tolist()) for row in outputs]
+
+
+TASKS = Registry[type[Task]]("task", "acmix_nas.tasks")
+register_task = TASKS.register
+
+
+@register_task("classification")
+class Classification(Task):
+    """Tell which class an image shows. Batches are (images (B, C, H, W), labels (B,)); outputs are logits (B, classes)."""
+
+    metric = "accuracy"
+
+    def __init__(self) -> None:
+        self.criterion: nn.Module = nn.CrossEntropyLoss()
+        self.mixup: Mixup | None = None
+
+    def prepare(self, recipe: Recipe, data: Data) -> Self:
+        prepared = copy.copy(self)
+        prepared.criterion = LabelSmoothingCrossEntropy(recipe.label_smoothing)
+        if recipe.mixup or recipe.cutmix:
+            prepared.mixup = Mixup(
+                recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=data.num_classes
+            )
+            prepared.criterion = SoftTargetCrossEntropy()
+        return prepared
+
+    def loss(self, outputs: Tensor, batch: Any) -> Tensor:
+        return F.cross_entropy(outputs, batch[1])
+
+    def scores(self, outputs: Tensor, batch: Any) -> Tensor:
+        return (outputs.argmax(1) == batch[1]).float()
+
+    def training_step(self, network: nn.Module, batch: Any) -> Step:
+        images, labels = batch
+        targets = labels
+        if self.mixup is not None:
+            even = len(labels) // 2 * 2  # timm mixes pairs
+            images, labels = images[:even], labels[:even]
+            images, targets = self.mixup(images, labels)
+        logits = network(images)
+        return Step(self.criterion(logits, targets), self.scores(logits, (images, labels)))
+
+    def show(self, outputs: Tensor, data: Data) -> list[str]:
+        probabilities = outputs.softmax(1)
+        names = data.class_names or [str(number) for number in range(outputs.shape[1])]
+        return [f"{names[int(row.argmax())]} ({row.max():.0%})" for row in probabilities]

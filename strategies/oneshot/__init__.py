@@ -1,0 +1,1 @@
+"""The one-shot strategies, as NNI's classes: they train a supernet."""
