@@ -92,6 +92,15 @@ def test_errors_are_quoted_as_they_are() -> None:
     assert [message for message in quoted if message not in texts()] == []
 
 
+def test_the_equalities_name_functions_and_tests_that_exist() -> None:
+    page = FENCE.sub("", (DOCS / "equalities.md").read_text())
+    names = {part for name in re.findall(r"`([A-Za-z_]\w+(?:\.\w+)?)`", page) for part in name.split(".")}
+    files = [file for folder in (*SOURCES, "tests") for file in (ROOT / folder).rglob("*.py")]
+    defined = {name for file in files for name in re.findall(r"\b(?:def|class) (\w+)", file.read_text())}
+    assert sum(name.startswith("test_") for name in names) >= 20
+    assert names - defined == {"nn", "Conv2d", "norms", "conv", "fc", "shift", "reflect", "mask"}
+
+
 def test_every_word_is_explained() -> None:
     page = (DOCS / "concepts.md").read_text()
     for word in CONCEPTS:
