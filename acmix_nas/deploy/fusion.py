@@ -70,8 +70,8 @@ def fuse(network: nn.Module, images: Tensor, repeats: int = 7, tolerance: float 
 
     Batch norms go into the convolution or operator in front of them. α, β and a batch norm go into the weights of both paths
     (rows of attention sum to one); fc into the group convolution (`merged`), or it and Stage I into one dense kernel
-    (`dense`), or neither (`factored`): equalities 3, 4 and 7 of the design. Positions become constants. Linear layers become
-    1×1 convolutions where those are faster, and weights are packed once for oneDNN's convolutions instead of in every forward.
+    (`dense`), or neither (`factored`): equalities 3, 4 and 7 of docs/equalities.md. Positions become constants. Linear layers
+    become 1×1 convolutions where those are faster, and weights are packed once for oneDNN's convolutions, not in every forward.
     Of each the forms take turns, and the fastest stays, the unfused one included.
 
     Args:

@@ -169,7 +169,7 @@ class ConvolutionPath(Path):
         return isinstance(stage1, Projection) and stage1.qkv.in_channels <= DENSE
 
     def of_input(self, x: Tensor, stage1: Projection) -> Tensor:
-        """The same as `self(stage1(x))`, as one dense convolution of x (equality 4 of the design), without Stage I's maps."""
+        """`self(stage1(x))` as one dense convolution of x (equality 4 of docs/equalities.md), without Stage I's maps."""
         bias = stage1.qkv.bias
         out = self._convolve(x.contiguous(memory_format=torch.channels_last), self.dense(stage1.qkv.weight.flatten(1)), 1)
         columns = [] if bias is None else [self.dense(bias[:, None])]
@@ -213,7 +213,7 @@ class Convolution(Operator):
 class OnesConv2d(nn.Conv2d):
     """A convolution that sees one channel more, of ones: a bias that passes through the zero padding.
 
-    The convolution path on a Stage I with a bias is one of these, exactly, at the border too (equality 4 of the design).
+    The convolution path on a Stage I with a bias is one of these, at the border too (equality 4 of docs/equalities.md).
     """
 
     def __init__(self, in_channels: int, *args: Any, **kwargs: Any) -> None:

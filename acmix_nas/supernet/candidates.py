@@ -192,7 +192,7 @@ class Candidates(nn.Module):
         return derived
 
     def _collapse_into(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-        """Equality 4 of the design: the whole convolution path is one dense kernel; then the normalisation folds into it."""
+        """The convolution path is one dense kernel (equality 4 of docs/equalities.md); the normalisation folds into it."""
         assert conv.bias is not None
         assert norm.running_mean is not None
         assert norm.running_var is not None
