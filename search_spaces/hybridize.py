@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
@@ -46,6 +47,19 @@ class HybridSpace(ModelSpace):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.backbone(x)
+
+    def inherit(self, choice: Mapping[str, str]) -> nn.Module:
+        """Return the network of a choice with the weights of the space, sharing none of them with it.
+
+        It equals the supernet with that choice made, to rounding, and needs no NNI. The space may stand as it is, or be turned
+        into a supernet by a one-shot strategy.
+
+        Raises:
+            nni.mutable.SampleValidationError: where the choice misses a slot or names no candidate.
+        """
+        self.validate(dict(choice))
+        network: nn.Module = copy.deepcopy(self.freeze(dict(choice)).backbone)
+        return network
 
     def extra_oneshot_hooks(self, strategy: Strategy) -> list[Any]:
         """What NNI asks a space for: how its slots become a supernet under this strategy."""

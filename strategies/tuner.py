@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from nni import NoMoreTrialError
 from nni.tuner import Tuner
@@ -13,8 +14,10 @@ from nni.utils import MetricType, extract_scalar_reward
 from acmix_nas.strategies.evolution import RegularizedEvolution
 from acmix_nas.util.errors import UserError
 
-__all__ = ["EvolutionTuner"]
+if TYPE_CHECKING:
+    from acmix_nas.costs.budget import Budget
 
+__all__ = ["EvolutionTuner"]
 
 Feasible = Callable[[Mapping[str, str]], bool]
 
@@ -31,7 +34,8 @@ class EvolutionTuner(Tuner):
     Args:
         population, tournament, seed: as of `RegularizedEvolution`.
         feasible: whether an architecture may be asked for; from Python only.
-        budget: limits that every architecture meets, as in ["macs=1.2M"]; latencies are those of the tuner's machine.
+        budget: limits that every architecture meets, as in {macs: 1.2M} or ["macs=1.2M"]; what is measured, such as latency,
+            is measured on the tuner's machine.
         network: the backbone whose slots are searched, a name that timm knows, with its arguments:
             {"backbone": "resnet26", "num_classes": 10}.
         image_size: side of its images, in pixels.
@@ -49,7 +53,7 @@ class EvolutionTuner(Tuner):
         tournament: int = 4,
         seed: int = 0,
         feasible: Feasible | None = None,
-        budget: Sequence[str] = (),
+        budget: Budget = (),
         network: Mapping[str, Any] | None = None,
         image_size: int = 32,
         heads: int | Mapping[str, int] | None = None,
@@ -59,7 +63,9 @@ class EvolutionTuner(Tuner):
             raise UserError(f"budget needs network, such as {{backbone: resnet26}}, and no feasible; got network={network!r}")
         self.make = lambda candidates, allowed: RegularizedEvolution(candidates, allowed, population, tournament, seed)
         self.make({}, feasible)  # mistakes show where they are made
-        self.allowed = lambda candidates: within(budget, candidates, network or {}, image_size, heads) if budget else feasible
+        self.allowed = lambda candidates: (
+            feasible_under(budget, candidates, network or {}, image_size, heads) if budget else feasible
+        )
         self.evolution: RegularizedEvolution | None = None
         self.asked: dict[int, dict[str, str]] = {}
 
@@ -87,8 +93,8 @@ class EvolutionTuner(Tuner):
         self.evolution.tell(self.asked.pop(parameter_id, parameters), float(extract_scalar_reward(value)))
 
 
-def within(
-    budget: Sequence[str],
+def feasible_under(
+    budget: Budget,
     candidates: Mapping[str, Sequence[str]],
     network: Mapping[str, Any],
     image_size: int,
@@ -96,10 +102,9 @@ def within(
 ) -> Feasible:
     """Whether an architecture meets a budget, by the table of costs; arguments and errors as of `EvolutionTuner`."""
     # PyTorch and timm, which take seconds to import.
-    from acmix_nas.costs.budget import parse_budget
-    from acmix_nas.costs.program import derive
+    from acmix_nas.costs.budget import parse_budget, within
+    from acmix_nas.costs.choose import any_within
     from acmix_nas.costs.table import CostTable
-    from acmix_nas.deploy.latency import timed
     from acmix_nas.slots.backbones import make_backbone
     from acmix_nas.slots.blocks import open_blocks
     from acmix_nas.slots.slot import check_candidates, find_slots
@@ -112,8 +117,6 @@ def within(
         raise UserError(f"search space: {name!r} is no slot of {network['backbone']}; name its 3×3 convolutions or attentions")
     slots = [replace(slot, candidates=check_candidates(candidates[slot.name])) for slot in slots]
     size = (3, image_size, image_size)
-    table = CostTable.of(backbone, slots, size)
-    if "latency" in limits:
-        table = timed(table, backbone, slots, size)
-    derive({slot: dict.fromkeys(row, 0.0) for slot, row in table.costs.items()}, table, limits)  # raises where none meets it
-    return lambda choice: all(table.total(choice, name) <= limit for name, limit in limits.items())
+    table = CostTable.of(backbone, slots, size, limits)
+    any_within(table, limits)  # raises where none meets it
+    return partial(within, table, limits)

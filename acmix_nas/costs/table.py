@@ -1,149 +1,88 @@
-"""What an operator costs at a slot, and what an architecture costs in all."""
+"""What every operator costs at every slot, and what an architecture costs in all."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from acmix_nas.operators import ACmix, Operator, strided
-from acmix_nas.slots.slot import Slot, make_operator, put
-from acmix_nas.util.errors import UserError, one_of
+from acmix_nas.costs.registry import COSTS, Cost, Entries
+from acmix_nas.costs.survey import survey
+from acmix_nas.slots.slot import Slot
+from acmix_nas.util.errors import one_of
 
-__all__ = ["MEASURES", "Cost", "CostTable", "module_cost", "operator_cost", "survey"]
+__all__ = ["COUNTED", "CostTable"]
 
-MEASURES = ("macs", "parameters", "latency")
 COUNTED = ("macs", "parameters")
-
-
-class Cost(NamedTuple):
-    """What one operator at one slot costs, per image; its latency in milliseconds, where it was measured."""
-
-    stage1: float
-    stage2: float
-    parameters: float
-    latency: float | None = None
-
-    @property
-    def macs(self) -> float:
-        return self.stage1 + self.stage2
-
-
-def operator_cost(slot: Slot, operator: str, height: int, width: int) -> Cost:
-    """The cost of an operator of the derived network, on an input map of this size.
-
-    Every product of an attention counts, with K² keys for each query at the border too, as in the paper; a dense convolution
-    counts as Stage I (Table 1).
-    """
-    return module_cost(make_operator(slot, operator, device="meta"), height, width)
-
-
-def module_cost(module: nn.Module, height: int, width: int) -> Cost:
-    """The cost of what stands at a slot: a convolution, an operator, or one with its normalisation."""
-    parameters = float(sum(parameter.numel() for parameter in module.parameters()))
-    if isinstance(module, nn.Conv2d):
-        area = strided(height, module.stride[0]) * strided(width, module.stride[1])
-        return Cost(float(module.weight.numel()) * area, 0.0, parameters)
-    operator = module.get_submodule("operator") if isinstance(module, nn.Sequential) else module
-    assert isinstance(operator, Operator | ACmix)
-    macs = operator.macs(height, width)
-    return Cost(macs.stage1, macs.stage2, parameters)
-
-
-class Hole(nn.Module):
-    """Stands for a slot while the rest of a network is surveyed."""
-
-    def __init__(self, slot: Slot) -> None:
-        super().__init__()
-        self.slot = slot
-        self.size: tuple[int, int] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.size is not None:
-            raise UserError(f"slot {self.slot.name!r} runs more than once in a forward; leave it out with another glob")
-        batch, _, height, width = x.shape
-        self.size = (height, width)
-        shape = (batch, self.slot.out_channels, strided(height, self.slot.stride), strided(width, self.slot.stride))
-        return x.new_empty(shape)
-
-
-class Survey(NamedTuple):
-    """The size of every slot's input map, and the multiply-adds and parameters of everything that is no slot."""
-
-    sizes: dict[str, tuple[int, int]]
-    rest_macs: float
-    rest_parameters: float
-
-
-def survey(network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int]) -> Survey:
-    """Run a network without its slots, on the meta device: nothing is computed.
-
-    Args:
-        network: a backbone, whatever stands at its slots.
-        input_size: (channels, height, width) of one image.
-
-    Raises:
-        UserError: where a slot takes no part in the forward, or runs more than once.
-    """
-    meta = copy.deepcopy(network).to("meta").eval()
-    holes = {slot.name: Hole(slot) for slot in slots}
-    for name, hole in holes.items():
-        put(meta, name, hole)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        meta(torch.empty(1, *input_size, device="meta"))
-    sizes = {}
-    for name, hole in holes.items():
-        if hole.size is None:
-            raise UserError(f"slot {name!r} takes no part in the forward of the backbone; leave it out with another glob")
-        sizes[name] = hole.size
-    parameters = float(sum(parameter.numel() for parameter in meta.parameters()))
-    return Survey(sizes, counter.get_total_flops() / 2, parameters)
+"""The costs that a table holds where no others are asked for."""
 
 
 @dataclass(frozen=True)
 class CostTable:
-    """Slot × operator → cost. The cost of an architecture is the sum of its entries and of the rest of the backbone."""
+    """Costs by slot and operator. The cost of an architecture is the sum of its entries and of the rest of the backbone.
 
-    costs: Mapping[str, Mapping[str, Cost]]
-    rest_macs: float
-    rest_parameters: float
-    rest_latency: float | None = None
+    Attributes:
+        costs: slot → operator → measure → value.
+        rest: measure → value of everything that is no slot.
+    """
+
+    costs: Mapping[str, Mapping[str, Mapping[str, float]]]
+    rest: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls, network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int], measures: Iterable[str | Cost] = COUNTED
+    ) -> CostTable:
+        """Count and measure a backbone.
+
+        Args:
+            network: the backbone, whatever stands at its slots.
+            slots: its slots.
+            input_size: (channels, height, width) of one image.
+            measures: names of costs, or costs with settings, as in `Latency(device="cpu")`; what is named twice is taken once.
+
+        Raises:
+            UserError: for an unknown cost, or a slot that takes no part in the forward or runs more than once.
+        """
+        asked = [COSTS.get(measure)() if isinstance(measure, str) else measure for measure in measures]
+        found = survey(network, slots, input_size)
+        table = cls({slot.name: {name: {} for name in slot.candidates} for slot in slots}, {})
+        for measure in asked:
+            if measure.name not in table.rest:
+                table = table.added(measure.name, measure.table(found))
+        return table
+
+    def added(self, measure: str, entries: Entries) -> CostTable:
+        """Return the table with one more cost."""
+        costs = {
+            slot: {operator: {**values, measure: entries.operators[slot][operator]} for operator, values in row.items()}
+            for slot, row in self.costs.items()
+        }
+        return CostTable(costs, {**self.rest, measure: entries.rest})
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What the table knows: counts, and latency where it was measured."""
-        return MEASURES if self.rest_latency is not None else COUNTED
+        """The costs that the table knows."""
+        return tuple(self.rest)
 
     def check(self, measure: str) -> None:
-        """Whether the table knows this cost.
+        """Check that the table knows a cost.
 
         Raises:
             UserError: where it does not.
         """
-        if measure not in self.measures:
+        if measure not in self.rest:
             raise one_of("cost", measure, self.measures)
 
-    @classmethod
-    def of(cls, network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int]) -> CostTable:
-        """The table of a backbone, for images of `input_size` (channels, height, width)."""
-        found = survey(network, slots, input_size)
-        costs = {
-            slot.name: {name: operator_cost(slot, name, *found.sizes[slot.name]) for name in slot.candidates} for slot in slots
-        }
-        return cls(costs, found.rest_macs, found.rest_parameters)
-
     def values(self, measure: str) -> dict[str, list[float]]:
-        """Slot → cost of each candidate, in the candidates' order."""
+        """Return slot → cost of each candidate, in the candidates' order."""
         self.check(measure)
-        return {slot: [getattr(cost, measure) for cost in row.values()] for slot, row in self.costs.items()}
+        return {slot: [values[measure] for values in row.values()] for slot, row in self.costs.items()}
 
     def expected(self, probabilities: Mapping[str, Tensor], measure: str = "macs") -> Tensor:
-        """The expected cost of the slots over its mean over the space; differentiable in the probabilities.
+        """Return the expected cost of the slots over its mean over the space; differentiable in the probabilities.
 
         1 is the mean of the space (all candidates equally likely). Args: slot → (candidates,) probabilities.
         """
@@ -153,11 +92,18 @@ class CostTable:
         return torch.stack(terms).sum() / mean
 
     def of_architecture(self, choice: Mapping[str, str]) -> dict[str, float]:
-        """Every measure of a whole architecture."""
+        """Return every cost of a whole architecture."""
         return {measure: self.total(choice, measure) for measure in self.measures}
 
     def total(self, choice: Mapping[str, str], measure: str = "macs") -> float:
-        """The cost of a whole architecture."""
+        """Return the cost of a whole architecture."""
         self.check(measure)
-        rest: float = getattr(self, f"rest_{measure}")
-        return rest + sum(getattr(self.costs[slot][operator], measure) for slot, operator in choice.items())
+        return self.rest[measure] + sum(self.costs[slot][operator][measure] for slot, operator in choice.items())
+
+    def least(self, measure: str) -> float:
+        """Return what the cheapest architecture costs."""
+        return self.rest[measure] + sum(map(min, self.values(measure).values()))
+
+    def most(self, measure: str) -> float:
+        """Return what the dearest architecture costs."""
+        return self.rest[measure] + sum(map(max, self.values(measure).values()))

@@ -7,7 +7,7 @@ import hashlib
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,9 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from acmix_nas.costs.table import CostTable, survey
+from acmix_nas.costs.registry import Cost, Entries, register_cost
+from acmix_nas.costs.survey import Survey
+from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.fusion import fuse
 from acmix_nas.deploy.profile import device_name, device_of, milliseconds
 from acmix_nas.operators import kernels
@@ -26,7 +28,7 @@ from acmix_nas.slots.slot import Slot, make_operator, put
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_json, write_json
 
-__all__ = ["Agreement", "check", "timed"]
+__all__ = ["Agreement", "Latency", "check"]
 
 REPEATS = 40
 WHOLE = 12
@@ -40,56 +42,57 @@ def cache_file() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "acmix-nas" / "latency.json"
 
 
-def timed(
-    table: CostTable,
-    network: nn.Module,
-    slots: Sequence[Slot],
-    input_size: Sequence[int],
-    batch: int = 1,
-    device: str | None = None,
-    repeats: int = REPEATS,
-) -> CostTable:
-    """A table of the same costs and of latencies, in milliseconds a batch.
+@register_cost("latency")
+@dataclass(frozen=True)
+class Latency(Cost):
+    """Milliseconds of a batch, in the fused form, measured on the machine at hand.
 
     Operators are measured alone, in turns; equal slots on equal maps are measured once. What is no slot gets what is left of
     a few whole networks on average. All is kept in `cache_file` by device, threads, versions, kernels, batch and shape, so
     that a search under a budget goes on with the numbers that it began with.
 
     Args:
-        table: of the network.
-        network: the backbone, whatever stands at its slots.
-        input_size: (channels, height, width) of one image.
         batch: images in a forward.
         device: "cpu" or "cuda"; CUDA where there is one by default.
         repeats: turns; see `_interleaved`.
     """
-    place = device_of(device)
-    sizes = survey(network, slots, input_size).sizes
-    where = {(slot.name, name): _key(place, batch, slot, name, sizes[slot.name]) for slot in slots for name in slot.candidates}
-    known = _cached()
-    unknown: dict[str, tuple[nn.Module, Tensor]] = {}
-    for slot in slots:
-        x = torch.randn(batch, slot.in_channels, *sizes[slot.name], device=place)
-        for name in slot.candidates:
-            key = where[slot.name, name]
-            if key not in known and key not in unknown:
-                unknown[key] = (fuse(make_operator(slot, name, device=place), x).network, x)
-    if unknown:
-        known |= zip(unknown, _typical(_interleaved(list(unknown.values()), repeats)), strict=True)
-        write_json(cache_file(), {"milliseconds": {**_cached(), **known}})
-    costs = {
-        slot.name: {
-            name: table.costs[slot.name][name]._replace(latency=known[where[slot.name, name]]) for name in slot.candidates
+
+    unit = "ms"
+    units = {"": 1.0, "ms": 1.0, "us": 1e-3, "s": 1e3}
+    example = "3ms"
+    measured = True
+
+    batch: int = 1
+    device: str | None = None
+    repeats: int = REPEATS
+
+    def table(self, of: Survey) -> Entries:
+        place, batch = device_of(self.device), self.batch
+        where = {
+            (slot.name, name): _key(place, batch, slot, name, of.sizes[slot.name])
+            for slot in of.slots
+            for name in slot.candidates
         }
-        for slot in slots
-    }
-    entries, rest = replace(table, costs=costs, rest_latency=0.0), _rest_key(place, batch, network, slots, input_size)
-    if rest not in known:
-        choices = _drawn(slots, WHOLE, seed=0)
-        whole = _typical(_whole(network, slots, choices, input_size, batch, place, repeats))
-        known[rest] = median(ms - entries.total(choice, "latency") for choice, ms in zip(choices, whole, strict=True))
-        write_json(cache_file(), {"milliseconds": {**_cached(), **known}})
-    return replace(entries, rest_latency=known[rest])
+        known = _cached()
+        unknown: dict[str, tuple[nn.Module, Tensor]] = {}
+        for slot in of.slots:
+            x = torch.randn(batch, slot.in_channels, *of.sizes[slot.name], device=place)
+            for name in slot.candidates:
+                key = where[slot.name, name]
+                if key not in known and key not in unknown:
+                    unknown[key] = (fuse(make_operator(slot, name, device=place), x).network, x)
+        if unknown:
+            known |= zip(unknown, _typical(_interleaved(list(unknown.values()), self.repeats)), strict=True)
+            write_json(cache_file(), {"milliseconds": {**_cached(), **known}})
+        operators = {slot.name: {name: known[where[slot.name, name]] for name in slot.candidates} for slot in of.slots}
+        rest = _rest_key(place, batch, of)
+        if rest not in known:
+            choices = _drawn(of.slots, WHOLE, seed=0)
+            whole = _typical(_whole(of.network, of.slots, choices, of.input_size, batch, place, self.repeats))
+            summed = (sum(operators[slot][name] for slot, name in choice.items()) for choice in choices)
+            known[rest] = median(ms - known_part for ms, known_part in zip(whole, summed, strict=True))
+            write_json(cache_file(), {"milliseconds": {**_cached(), **known}})
+        return Entries(operators, known[rest])
 
 
 class Agreement(NamedTuple):
@@ -125,7 +128,11 @@ def check(
     device: str | None = None,
     repeats: int = REPEATS,
 ) -> Agreement:
-    """Measure random architectures whole, in turns, and compare. Arguments as of `timed`.
+    """Measure random architectures whole, in turns, and compare; network, slots and input size are those of the table.
+
+    Args:
+        number: of whole networks.
+        batch, device, repeats: those of `Latency`.
 
     Raises:
         UserError: where the table has no latencies, or there are fewer than three architectures to compare.
@@ -194,12 +201,10 @@ def _key(place: torch.device, batch: int, slot: Slot, operator: str, size: tuple
     return f"{_conditions(place, batch)}, {size}: {shape}"
 
 
-def _rest_key(
-    place: torch.device, batch: int, network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int]
-) -> str:  # fmt: skip
-    """Everything that what is no slot depends on."""
-    of = hashlib.sha256(f"{network} {[*slots]}".encode()).hexdigest()[:16]
-    return f"{_conditions(place, batch)}, {tuple(input_size)}: the rest of {type(network).__name__} {of}"
+def _rest_key(place: torch.device, batch: int, of: Survey) -> str:
+    """Everything that what is no slot depends on, and nothing of what stands at the slots."""
+    code = hashlib.sha256(f"{of.rest} {[*of.slots]}".encode()).hexdigest()[:16]
+    return f"{_conditions(place, batch)}, {of.input_size}: the rest of {type(of.network).__name__} {code}"
 
 
 def _conditions(place: torch.device, batch: int) -> str:

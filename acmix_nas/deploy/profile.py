@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_leaves
 
 from acmix_nas.architecture import Architecture, skeleton
 from acmix_nas.bias import stage_of
-from acmix_nas.costs.table import Cost, module_cost, survey
+from acmix_nas.costs.counted import OperatorCounts, module_counts
+from acmix_nas.costs.survey import survey
 from acmix_nas.slots.slot import find_slots, make_operator, places
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import provenance, unused, write_json, write_text
@@ -52,7 +53,7 @@ class Counts:
     stage1: int
     stage2: int
     rest: int
-    stages: Mapping[str, Cost]
+    stages: Mapping[str, OperatorCounts]
 
     @property
     def macs(self) -> int:
@@ -78,12 +79,12 @@ def count(
         slots = find_slots(plain)
         chosen = {slot.name: plain.get_submodule(slot.name) for slot in slots}
     found = survey(plain, slots, (3, image_size, image_size))
-    stages: dict[str, Cost] = {}
+    stages: dict[str, OperatorCounts] = {}
     for slot in slots:
-        cost = module_cost(chosen[slot.name], *found.sizes[slot.name])
+        cost = module_counts(chosen[slot.name], *found.sizes[slot.name])
         stage = stage_of(slot.name)
-        so_far = stages.get(stage, Cost(0, 0, 0))
-        stages[stage] = Cost(so_far.stage1 + cost.stage1, so_far.stage2 + cost.stage2, so_far.parameters + cost.parameters)
+        so_far = stages.get(stage, OperatorCounts(0, 0, 0))
+        stages[stage] = OperatorCounts(*map(sum, zip(so_far, cost, strict=True)))
     stage1, stage2 = (round(sum(getattr(cost, name) for cost in stages.values())) for name in ("stage1", "stage2"))
     parameters = round(sum(cost.parameters for cost in stages.values()))
     return Counts(parameters + round(found.rest_parameters), stage1, stage2, round(found.rest_macs), stages)

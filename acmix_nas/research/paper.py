@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from acmix_nas.architecture import Architecture
-from acmix_nas.costs.table import module_cost, survey
+from acmix_nas.costs.counted import module_counts
+from acmix_nas.costs.survey import survey
 from acmix_nas.deploy.profile import count
 from acmix_nas.nnictl.results import TrialResult, read_results
 from acmix_nas.operators import ACmix, GlobalPath, Operator, Output, PatchwisePath, strided
@@ -107,7 +108,7 @@ def executed(module: nn.Module, height: int, width: int) -> Staged:
 
 def counted(module: nn.Module, height: int, width: int) -> Staged:
     """MACs of one module by this package's count."""
-    cost = module_cost(module, height, width)
+    cost = module_counts(module, height, width)
     return Staged(cost.stage1, cost.stage2)
 
 

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from acmix_nas.costs.budget import show
-from acmix_nas.costs.program import Scores, derive
+from acmix_nas.costs.choose import Scores, best_within
+from acmix_nas.costs.registry import COSTS
 from acmix_nas.costs.table import CostTable
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import unused, write_text
@@ -48,7 +49,7 @@ def front(scores: Scores, table: CostTable, measure: str, budget: Mapping[str, f
     points: list[Point] = []
     while True:
         try:
-            choice = derive(scores, table, limits)
+            choice = best_within(scores, table, limits)
         except UserError:
             if points:
                 return points
@@ -97,7 +98,7 @@ def write(points: list[Point], measure: str, folder: Path) -> list[Path]:
     costs, scores = [point.cost for point in points[::-1]], [point.score for point in points[::-1]]
     axes.step(costs, scores, where="post", color="#9aa5b1")
     axes.plot(costs, scores, "o", color="#1f5fa8")
-    axes.set_xlabel(f"{measure} [ms]" if measure == "latency" else measure)
+    axes.set_xlabel(COSTS.get(measure).axis())
     axes.set_ylabel("score")
     figure.savefig(files[1], dpi=150)
     return files

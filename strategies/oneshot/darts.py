@@ -11,7 +11,8 @@ from nni.nas.strategy import DARTS as NniDARTS
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from acmix_nas.costs.table import MEASURES, CostTable
+from acmix_nas.costs.registry import COSTS
+from acmix_nas.costs.table import CostTable
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
 from acmix_nas.strategies.oneshot.differentiable import SearchModule, loss_of
 from acmix_nas.strategies.oneshot.unrolled import buffers_kept, same_draws, unrolled
@@ -35,7 +36,7 @@ class DARTS(NniDARTS):
 
     Args:
         penalty: weight of the expected cost; 0 searches for accuracy alone.
-        cost: what it counts, "macs", "parameters", or "latency" with a table that has it.
+        cost: what it counts: a registered cost, such as "macs", "parameters" or "latency".
         table: the cost table; measured at the size of the first images by default.
         learn_mixing: whether α and β are learned during the search after all.
         order: 1 or 2.
@@ -58,8 +59,7 @@ class DARTS(NniDARTS):
     ) -> None:
         if isinstance(penalty, bool) or not isinstance(penalty, int | float) or not penalty >= 0:
             raise UserError(f"penalty must be a number of 0 or more; got {penalty!r}")
-        if cost not in MEASURES:
-            raise one_of("cost", cost, MEASURES)
+        COSTS.get(cost)
         if order not in ORDERS:
             raise one_of("order", order, ORDERS)
         super().__init__(arc_learning_rate=arc_learning_rate, **others)
@@ -119,7 +119,9 @@ class DartsModule(SearchModule):
             if not isinstance(self.model, HybridSpace):
                 raise UserError("penalty needs table=… on a space of your own: its costs are only known of hybridize's spaces")
             images = batch["val"][0]
-            self.cost_penalty.table = CostTable.of(self.model.backbone, self.model.slots, images.shape[1:])
+            self.cost_penalty.table = CostTable.of(
+                self.model.backbone, self.model.slots, images.shape[1:], [self.cost_penalty.cost]
+            )  # fmt: skip
         return super().training_step(batch, batch_idx)
 
     def architecture_loss(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -12,10 +12,12 @@ import timm
 import torch
 from torch import nn
 
-from acmix_nas.costs.table import CostTable
+from acmix_nas.costs.registry import COSTS
+from acmix_nas.costs.table import COUNTED, CostTable
 from acmix_nas.deploy import latency
-from acmix_nas.deploy.latency import cache_file, check, timed
+from acmix_nas.deploy.latency import Latency, cache_file, check
 from acmix_nas.research.benchmark.spaces import CUED
+from acmix_nas.search_spaces import HybridSpace
 from acmix_nas.util.errors import UserError
 
 SIZE = (3, 20, 20)
@@ -32,10 +34,10 @@ def backbone() -> nn.Module:
 
 
 def table_of(backbone: nn.Module) -> CostTable:
-    return timed(CUED.costs, backbone, CUED.slots, SIZE, repeats=2, device="cpu")
+    return CostTable.of(backbone, CUED.slots, SIZE, [*COUNTED, Latency(device="cpu", repeats=2)])
 
 
-def test_a_timed_table_knows_latencies_and_what_it_knew(backbone: nn.Module) -> None:
+def test_a_table_knows_latencies_beside_its_counts(backbone: nn.Module) -> None:
     table = table_of(backbone)
     choice = CUED.by_slot(("conv", "global", "conv", "acmix_global"))
     costs = table.of_architecture(choice)
@@ -61,7 +63,7 @@ def test_equal_slots_on_equal_maps_are_measured_once(backbone: nn.Module, monkey
 
     monkeypatch.setattr(latency, "_interleaved", counted)
     slots = [replace(slot, shift=False) for slot in CUED.slots]
-    timed(CUED.costs, backbone, slots, SIZE, repeats=1, device="cpu")
+    CostTable.of(backbone, slots, SIZE, [Latency(device="cpu", repeats=1)])
     assert measured[0] == 2 * 3  # two shapes, three candidates
     assert measured[1:] == [latency.WHOLE]
 
@@ -70,7 +72,22 @@ def test_what_was_measured_is_not_measured_again(backbone: nn.Module, monkeypatc
     first = table_of(backbone)
     monkeypatch.setattr(latency, "_interleaved", None)
     again = table_of(timm.create_model("cued_net"))
-    assert (again.costs, again.rest_latency) == (first.costs, first.rest_latency)
+    assert again == first
+
+
+def test_what_stands_at_the_slots_does_not_matter(backbone: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supernet is measured as the plain backbone is."""
+    first = table_of(backbone)
+    monkeypatch.setattr(latency, "_interleaved", None)
+    config = CUED.config
+    space = HybridSpace(config.backbone, config.candidates, config.slots, config.heads)
+    assert table_of(space.backbone) == first
+
+
+def test_latencies_are_found_by_their_name(backbone: nn.Module) -> None:
+    first = CostTable.of(backbone, CUED.slots, SIZE, [Latency(repeats=2)])
+    assert CostTable.of(backbone, CUED.slots, SIZE, ["latency"]) == first
+    assert COSTS.get("latency") is Latency
 
 
 def test_the_rest_of_another_network_is_measured(backbone: nn.Module) -> None:
@@ -104,7 +121,7 @@ def test_the_cache_tells_threads_apart(backbone: nn.Module) -> None:
 def test_a_broken_cache_is_measured_anew(backbone: nn.Module, content: str) -> None:
     cache_file().parent.mkdir(parents=True)
     cache_file().write_text(content)
-    assert table_of(backbone).rest_latency is not None
+    assert table_of(backbone).rest["latency"] is not None
     assert json.loads(cache_file().read_text())["milliseconds"]
 
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from acmix_nas.architecture import Architecture, build
+from acmix_nas.costs.counted import OperatorCounts, operator_counts
+from acmix_nas.costs.survey import survey
 from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.profile import (
     Conditions,
@@ -65,9 +67,10 @@ def test_counts_of_convolutions_are_those_of_a_counter() -> None:
 def test_counts_agree_with_the_cost_table_and_the_network() -> None:
     counted = count(ARCHITECTURE, 48, num_classes=5)
     backbone = timm.create_model(RESNET["backbone"], channels=RESNET["channels"], num_classes=5)
-    costs = CostTable.of(backbone, find_slots(backbone, RESNET["slots"], candidates=SEVEN), (3, 48, 48))
-    assert counted.macs == costs.total(MIXED)
-    assert counted.stage1 == sum(costs.costs[slot][operator].stage1 for slot, operator in MIXED.items())
+    slots = find_slots(backbone, RESNET["slots"], candidates=SEVEN)
+    sizes = survey(backbone, slots, (3, 48, 48)).sizes
+    assert counted.macs == CostTable.of(backbone, slots, (3, 48, 48)).total(MIXED)
+    assert counted.stage1 == sum(operator_counts(slot, MIXED[slot.name], *sizes[slot.name]).stage1 for slot in slots)
     assert counted.parameters == sum(p.numel() for p in build(ARCHITECTURE, 5).parameters())
 
 
@@ -78,8 +81,9 @@ def test_stages_of_the_network_are_sums_of_their_slots() -> None:
     backbone = timm.create_model("resnet26")
     costs = CostTable.of(backbone, find_slots(backbone, patterns, candidates=SEVEN), (3, 32, 32)).costs
     assert list(counted.stages) == ["layer1", "layer2"]
-    for stage, cost in counted.stages.items():
-        assert cost.macs == sum(costs[slot][operator].macs for slot, operator in choice.items() if slot.startswith(stage))
+    for stage, counts in counted.stages.items():
+        assert isinstance(counts, OperatorCounts)
+        assert counts.macs == sum(costs[slot][operator]["macs"] for slot, operator in choice.items() if slot.startswith(stage))
 
 
 def test_a_module_of_the_users_can_be_counted() -> None:

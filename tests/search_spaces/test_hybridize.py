@@ -16,7 +16,6 @@ from torch import nn
 
 from acmix_nas import hybridize
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.costs.program import inherit
 from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import GumbelSlot, HybridSlot, HybridSpace, MixedSlot, ProxylessSlot, SampledSlot, SupernetSlot
 from acmix_nas.slots.slot import DEFAULT_CANDIDATES
@@ -70,7 +69,7 @@ def test_backbones_by_name(backbone: str) -> None:
         assert space.eval()(images(1, 64)).shape == (1, 3)
     choice = {slot.name: ["conv", "local_k3", "acmix_global_r4"][i % 3] for i, slot in enumerate(space.slots)}
     with torch.no_grad():
-        assert inherit(space, choice)(images(1, 64)).shape == (1, 3)
+        assert space.inherit(choice)(images(1, 64)).shape == (1, 3)
 
 
 def test_a_module_of_the_users_is_copied() -> None:
@@ -89,7 +88,7 @@ def test_the_derived_network_equals_the_supernet_with_that_choice_made(strategy:
     train_briefly(space, resample=lambda: resample(space))
     choose(space, CHOICE)
     x = images()
-    network = inherit(space, CHOICE).eval()
+    network = space.inherit(CHOICE).eval()
     expected = space(x)
     assert expected.std() > 0.01  # the slots do matter
     torch.testing.assert_close(network(x), expected, atol=1e-5, rtol=1e-5)
@@ -101,15 +100,15 @@ def test_the_derived_network_differs_with_the_choice() -> None:
     RandomOneShot().mutate_model(space)
     train_briefly(space, resample=lambda: resample(space))
     x = images()
-    other = inherit(space, {**CHOICE, SLOTS[1]: "local"})
-    assert not torch.allclose(inherit(space, CHOICE).eval()(x), other.eval()(x), atol=1e-3)
+    other = space.inherit({**CHOICE, SLOTS[1]: "local"})
+    assert not torch.allclose(space.inherit(CHOICE).eval()(x), other.eval()(x), atol=1e-3)
 
 
 def test_finetuning_the_derived_network_leaves_the_supernet_alone() -> None:
     space = hybridize(**RESNET)
     DARTS().mutate_model(space)
     before = {name: value.clone() for name, value in space.state_dict().items()}
-    train_briefly(inherit(space, dict.fromkeys(SLOTS, "acmix_local")))
+    train_briefly(space.inherit(dict.fromkeys(SLOTS, "acmix_local")))
     for name, value in space.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -161,9 +160,9 @@ def test_proxyless_gradient_is_that_of_the_binary_gates() -> None:
 def test_unknown_operators_and_missing_slots_are_refused() -> None:
     space = hybridize(**RESNET)
     with pytest.raises(SampleValidationError, match="axial"):
-        inherit(space, {**CHOICE, SLOTS[0]: "axial"})
+        space.inherit({**CHOICE, SLOTS[0]: "axial"})
     with pytest.raises(SampleValidationError, match="layer4"):
-        inherit(space, dict.fromkeys(SLOTS[:3], "conv"))
+        space.inherit(dict.fromkeys(SLOTS[:3], "conv"))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_a_transformer_is_searched_and_derived(name: str, share: str) -> None:
         choose(space, choice)
         expected = space(x)
         assert expected.std() > 0.01
-        torch.testing.assert_close(inherit(space, choice).eval()(x), expected, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(space.inherit(choice).eval()(x), expected, atol=1e-4, rtol=1e-4)
 
 
 def train_transformer(space: HybridSpace, side: int) -> None:
@@ -218,7 +217,7 @@ def test_a_transformer_becomes_what_its_file_says(name: str, tmp_path: Path) -> 
     arguments, side = TRANSFORMERS[name]
     space = hybridize(**arguments)
     choice = {slot.name: slot.candidates[i % 3] for i, slot in enumerate(space.slots)}
-    network = inherit(space, choice).eval()
+    network = space.inherit(choice).eval()
     torch.save(network.state_dict(), tmp_path / "network.pt")
     backbone_args = {key: value for key, value in arguments.items() if key != "backbone"}
     Architecture(arguments["backbone"], choice, DEFAULT_CANDIDATES, backbone_args).save(tmp_path / "architecture.json")
@@ -244,7 +243,7 @@ def test_a_transformer_starts_from_the_attention_at_home(name: str, share: str) 
             assert torch.equal(stage1.qkv.weight.flatten(1), home.qkv.weight)
             assert torch.equal(stage1.qkv.bias, home.qkv.bias)
     x = images(2, side)
-    at_home = inherit(space, {slot.name: slot.candidates[1] for slot in space.slots}).eval()
+    at_home = space.inherit({slot.name: slot.candidates[1] for slot in space.slots}).eval()
     # The normalisation behind each attention starts as none, to its ε.
     torch.testing.assert_close(at_home(x), backbone.eval()(x), atol=1e-3, rtol=1e-3)
 

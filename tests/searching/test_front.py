@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from acmix_nas.costs.program import Scores
+from acmix_nas.costs.choose import Scores
 from acmix_nas.costs.table import CostTable
 from acmix_nas.searching.front import front, front_of, table_of, write
 from acmix_nas.util.errors import UserError
-from tests.costs.test_program import SCORES, TABLE, all_of, problems, score_of
+from tests.costs.test_choose import SCORES, TABLE, all_of, problems, score_of
 
 
 def brute(scores: Scores, table: CostTable) -> list[tuple[float, float]]:

@@ -18,8 +18,11 @@ import acmix_nas.searching.run
 from acmix_nas import build
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import read_history
-from acmix_nas.costs.program import derive, inherit
+from acmix_nas.costs.choose import any_within, best_within
+from acmix_nas.costs.registry import Entries
+from acmix_nas.costs.survey import Survey
 from acmix_nas.costs.table import CostTable
+from acmix_nas.deploy.latency import Latency
 from acmix_nas.searching.again import FinishedSearch
 from acmix_nas.strategies.base import STRATEGIES
 from acmix_nas.searching.config import SearchConfig
@@ -144,7 +147,7 @@ def test_with_the_task_zeroed_the_penalty_moves_the_probabilities(tmp_path: Path
     space = make_space(settings, 10)
     table = CostTable.of(space.backbone, space.slots, (3, 16, 16))
     for slot, row in found.probabilities.items():
-        costs = {operator: cost.macs for operator, cost in table.costs[slot].items()}
+        costs = {operator: values["macs"] for operator, values in table.costs[slot].items()}
         assert max(row, key=lambda op: row[op]) == min(costs, key=lambda op: costs[op]), slot
     expected = table.expected({slot: torch.tensor(list(row.values())) for slot, row in found.probabilities.items()})
     assert expected < 0.95
@@ -154,9 +157,7 @@ def test_with_the_task_zeroed_the_penalty_moves_the_probabilities(tmp_path: Path
 def test_what_is_found_is_within_the_budget(strategy: str, tmp_path: Path) -> None:
     settings = config(strategy=strategy, finalists=2, race_epochs=1)
     table = CostTable.of(*_backbone_and_slots(settings), (3, 16, 16))
-    values = table.values("macs").values()
-    least, most = (table.rest_macs + sum(map(end, values)) for end in (min, max))
-    limit = (2 * least + most) / 3
+    limit = (2 * table.least("macs") + table.most("macs")) / 3
     settings = dataclasses.replace(settings, budget=(f"macs={limit}",))
     result = run_search(settings, tmp_path, progress=False)
     assert result["costs"]["macs"] <= limit
@@ -175,7 +176,7 @@ def test_perturbation_chooses_under_the_budget_and_can_be_asked_again(tmp_path: 
     assert all(max(row.values()) - min(row.values()) > 1e-3 for row in found.scores.values())
     limits = {"macs": result["costs"]["macs"] - 1}
     again = FinishedSearch.load(tmp_path).best(limits).choice
-    assert again == derive(found.scores, FinishedSearch.load(tmp_path).table, limits) != found.slots
+    assert again == best_within(found.scores, FinishedSearch.load(tmp_path).table, limits) != found.slots
     with_budget = dataclasses.replace(settings, budget=(f"macs={limits['macs']}",))
     assert run_search(with_budget, tmp_path / "budget", progress=False)["finalists"] == [again]
 
@@ -218,7 +219,7 @@ def test_a_budget_that_draws_do_not_find_begins_with_the_cheapest(tmp_path: Path
     table = CostTable.of(*_backbone_and_slots(settings), (3, 16, 16))
     run_search(settings, tmp_path, progress=False)
     (row,) = read_json(tmp_path / "ranking.json", "ranking")["ranking"]
-    assert row["slots"] == acmix_nas.searching.run.cheapest(table, {})
+    assert row["slots"] == any_within(table, {})
 
 
 def test_random_search_trains_even_the_only_architecture_there_is(tmp_path: Path) -> None:
@@ -249,14 +250,10 @@ def test_what_another_command_left_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_penalty_may_count_latency(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed(table: CostTable, *_: Any) -> CostTable:
-        costs = {
-            slot: {name: cost._replace(latency=float(name != "local")) for name, cost in row.items()}
-            for slot, row in table.costs.items()
-        }
-        return dataclasses.replace(table, costs=costs, rest_latency=0.0)
+    def table(_: Latency, of: Survey) -> Entries:
+        return Entries({slot.name: {name: float(name != "local") for name in slot.candidates} for slot in of.slots}, 0.0)
 
-    monkeypatch.setattr("acmix_nas.searching.run.timed", timed)
+    monkeypatch.setattr(Latency, "table", table)
     settings = config(penalty=100.0, cost="latency", arc_warmup=0, arc_learning_rate=0.3)
     assert set(run_search(settings, tmp_path, progress=False)["finalists"][0].values()) == {"local"}
 
@@ -329,7 +326,7 @@ def test_finalists_begin_with_what_they_inherit_or_from_scratch(
     assert (trained["epochs"], trained["recipe"]["lr"]) == (1, 1e-12 if warm else settings.recipe.lr)
     _, _, space = load_supernet(tmp_path)
     weights = torch.load(tmp_path / "race" / "1" / "network.pt", weights_only=True)
-    inherited = inherit(space, result["finalists"][0]).state_dict()
+    inherited = space.inherit(result["finalists"][0]).state_dict()
     same = [torch.allclose(weights[name], inherited[name], rtol=0, atol=1e-8) for name in weights if weights[name].ndim == 4]
     assert all(same) if warm else not any(same)
 

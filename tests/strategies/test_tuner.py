@@ -75,8 +75,9 @@ SLOTS = {slot.name: {"_type": "choice", "_value": list(slot.candidates)} for slo
 NETWORK = {"network": {"backbone": "cued_net"}, "image_size": 20, "heads": dict(CUED.config.heads)}  # type: ignore[arg-type]
 
 
-def test_a_budget_is_met_by_all_that_is_asked_for_and_leaves_nothing_out() -> None:
-    tuner = EvolutionTuner(budget=["macs=1.2M"], **NETWORK)
+@pytest.mark.parametrize("budget", [["macs=1.2M"], {"macs": "1.2M"}, {"macs": 1.2e6}])
+def test_a_budget_is_met_by_all_that_is_asked_for_and_leaves_nothing_out(budget: Any) -> None:
+    tuner = EvolutionTuner(budget=budget, **NETWORK)
     tuner.update_search_space(SLOTS)
     met = {choice for choice in CUED.choices() if CUED.cost(choice)["macs"] <= 1.2e6}
     asked = [tuner.generate_parameters(number) for number in range(len(met))]

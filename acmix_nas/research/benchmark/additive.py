@@ -35,7 +35,7 @@ def additive(space: Space, folder: Path, number: int = 30, device: str | None = 
     """
     files = [folder / f"latency.{suffix}" for suffix in ("json", "md", "png")]
     unused(*files)
-    table = space.timed(device)
+    table = space.latencies(device)
     found = check(table, space.backbone, space.slots, space.input_size, number, device=device)
     names = list(dict.fromkeys(name for row in table.costs.values() for name in row))
     head, body = ["slot", *names], _cells(table, names)
@@ -44,12 +44,12 @@ def additive(space: Space, folder: Path, number: int = 30, device: str | None = 
         f"{torch.get_num_threads()} threads: sums of the table and whole fused networks agree with Spearman ρ = "
         f"{found.spearman:.3f} (two halves of the measurements with each other: {found.ceiling:.3f}); relative error "
         f"{found.error:.1%} in the median, {found.worst:.1%} at worst. Milliseconds of an operator alone, in its fused form; "
-        f"{table.rest_latency:.3f} ms are the rest of the network:"
+        f"{table.rest['latency']:.3f} ms are the rest of the network:"
     )
     made = provenance()
-    costs = {slot: {name: cost.latency for name, cost in row.items()} for slot, row in table.costs.items()}
+    costs = {slot: {name: values["latency"] for name, values in row.items()} for slot, row in table.costs.items()}
     about = {"space": space.name, "device": device_name(device_of(device)), "threads": torch.get_num_threads(), "batch": 1}
-    write_json(files[0], {**made, **about, **found._asdict(), "operators": costs, "rest": table.rest_latency})
+    write_json(files[0], {**made, **about, **found._asdict(), "operators": costs, "rest": table.rest["latency"]})
     write_text(files[1], f"<!-- {made['made_by']}, {made['date']} -->\n\n{said}\n\n{markdown(head, body)}\n")
     _draw(found, files[2])
     screen = Screen(*head, title=said)
@@ -60,7 +60,7 @@ def additive(space: Space, folder: Path, number: int = 30, device: str | None = 
 
 def _cells(table: CostTable, names: list[str]) -> list[list[str]]:
     return [
-        [slot, *(f"{row[name].latency:.3f}" if name in row else "–" for name in names)] for slot, row in table.costs.items()
+        [slot, *(f"{row[name]['latency']:.3f}" if name in row else "–" for name in names)] for slot, row in table.costs.items()
     ]
 
 

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table as Screen
 
-from acmix_nas.costs.program import log_probabilities, spread
+from acmix_nas.costs.budget import within
+from acmix_nas.costs.choose import finalists_of, log_probabilities
 from acmix_nas.research.benchmark.spaces import VARIANTS, Choice, Space
-from acmix_nas.research.benchmark.table import Interval, Table, bootstrap, fits, kendall
+from acmix_nas.research.benchmark.table import Interval, Table, bootstrap, kendall
 from acmix_nas.research.benchmark.tabulate import spent
 from acmix_nas.searching.config import STRATEGIES, SearchConfig
 from acmix_nas.training.data import ImageData
@@ -163,7 +164,7 @@ def check_budget(space: Space, choices: Sequence[Choice]) -> None:
     Raises:
         UserError: where none is.
     """
-    if not any(fits(space.cost(choice), space.budget) for choice in choices):
+    if not any(within(space.costs, space.budget, space.by_slot(choice)) for choice in choices):
         raise UserError(f"budget of {space.name} is met by none of {len(choices)} architectures: take a larger sample")
 
 
@@ -289,9 +290,9 @@ def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) 
 
 def best_of(table: Table, scores: Sequence[float], budget: Mapping[str, float], count: int, apart: int = 1) -> list[Choice]:
     """The architectures within the budget that score highest, and differ in so many slots."""
-    met = [(score, choice) for score, choice in zip(scores, table.choices, strict=True) if fits(table.cost(choice), budget)]
+    met = [(score, choice) for score, choice in zip(scores, table.choices, strict=True) if table.fits(choice, budget)]
     ranking = (table.space.by_slot(choice) for _, choice in sorted(met, key=lambda pair: -pair[0]))
-    return [table.space.in_order(slots) for slots in spread(ranking, count, apart)]
+    return [table.space.in_order(slots) for slots in finalists_of(ranking, count, apart)]
 
 
 def race(table: Table, choices: Sequence[Choice], seed: int) -> tuple[Choice, float]:

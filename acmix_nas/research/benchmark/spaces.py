@@ -15,8 +15,9 @@ from typing import Any
 from torch import nn
 
 from acmix_nas.architecture import Architecture
-from acmix_nas.costs.table import CostTable
-from acmix_nas.deploy.latency import timed
+from acmix_nas.costs.registry import COSTS
+from acmix_nas.costs.table import COUNTED, CostTable
+from acmix_nas.deploy.latency import Latency
 from acmix_nas.research import cued
 from acmix_nas.searching.config import SearchConfig
 from acmix_nas.slots.backbones import make_backbone
@@ -78,12 +79,13 @@ class Space:
 
     @cached_property
     def costs(self) -> CostTable:
-        """Multiply-adds and parameters of every operator at every slot."""
-        return CostTable.of(self.backbone, self.slots, self.input_size)
+        """Every operator at every slot: multiply-adds, parameters, and what else the budget names, if it is counted."""
+        counted = [name for name in self.budget if not COSTS.get(name).measured]
+        return CostTable.of(self.backbone, self.slots, self.input_size, [*COUNTED, *counted])
 
-    def timed(self, device: str | None = None) -> CostTable:
-        """The same costs, and latencies of single images on this machine; see `acmix_nas.deploy.latency.timed`."""
-        return timed(self.costs, self.backbone, self.slots, self.input_size, device=device)
+    def latencies(self, device: str | None = None) -> CostTable:
+        """Latencies of single images on this machine; see `acmix_nas.deploy.latency.Latency`."""
+        return CostTable.of(self.backbone, self.slots, self.input_size, [Latency(device=device)])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -134,10 +136,8 @@ class Space:
         drawn = self.choices(None if self.size <= MANY else MANY)
         found = {}
         for name in self.costs.measures:
-            rows = self.costs.values(name).values()
-            rest = self.costs.total({}, name)
             middle = median(self.costs.total(self.by_slot(choice), name) for choice in drawn)
-            found[name] = (rest + sum(map(min, rows)), middle, rest + sum(map(max, rows)))
+            found[name] = (self.costs.least(name), middle, self.costs.most(name))
         return found
 
     def architecture(self, choice: Sequence[str]) -> Architecture:
@@ -215,5 +215,5 @@ def space_of(text: str) -> Space:
     from acmix_nas.training.data import ImageData
 
     config = SearchConfig.load(folder)
-    counted = {name: limit for name, limit in config.limits.items() if name != "latency"}  # which is a machine's
+    counted = {name: limit for name, limit in config.limits.items() if not COSTS.get(name).measured}
     return Space(folder.resolve().name, config, ImageData(config.data).num_classes, counted)

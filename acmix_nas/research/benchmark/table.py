@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
+from acmix_nas.costs.budget import within
+from acmix_nas.costs.registry import Entries
+from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.profile import device_name
 from acmix_nas.research.benchmark.spaces import NAMED, Choice, Space
 from acmix_nas.searching.config import SearchConfig
@@ -103,14 +106,10 @@ class Latencies:
     @classmethod
     def measured(cls, space: Space) -> Latencies:
         """Of a space, on this machine's CPU."""
-        costs = space.timed("cpu")
-        operators = {slot: {name: cost.latency or 0.0 for name, cost in row.items()} for slot, row in costs.costs.items()}
+        table = space.latencies("cpu")
+        operators = {slot: {name: costs["latency"] for name, costs in row.items()} for slot, row in table.costs.items()}
         made = {**provenance(), "machine": device_name(torch.device("cpu")), "threads": torch.get_num_threads()}
-        return cls(operators, costs.rest_latency or 0.0, made)
-
-    def of(self, slots: Mapping[str, str]) -> float:
-        """Of slot → operator."""
-        return self.rest + sum(self.operators[slot][operator] for slot, operator in slots.items())
+        return cls(operators, table.rest["latency"], made)
 
 
 @dataclass(frozen=True)
@@ -192,12 +191,30 @@ class Table:
         """Architecture → accuracy."""
         return {choice: self.accuracy(choice, part, seed, epoch) for choice in self.choices}
 
+    @cached_property
+    def costs(self) -> CostTable:
+        """The costs of the space, and latencies where they were measured."""
+        costs, latencies = self.space.costs, self.latencies
+        return costs if latencies is None else costs.added("latency", Entries(latencies.operators, latencies.rest))
+
     def cost(self, choice: Sequence[str]) -> dict[str, float]:
         """Cost → its value, of the whole network: multiply-adds, parameters and, where it was measured, latency."""
-        counted = self.space.cost(choice)
-        if self.latencies is None:
-            return counted
-        return {**counted, "latency": self.latencies.of(self.space.by_slot(choice))}
+        return self.costs.of_architecture(self.space.by_slot(choice))
+
+    def fits(self, choice: Sequence[str], budget: Mapping[str, float]) -> bool:
+        """Whether an architecture keeps within every limit.
+
+        Raises:
+            UserError: for a limit on something that the table does not know.
+        """
+        for name in budget:
+            if name == "latency" and self.latencies is None:
+                raise UserError(
+                    "budget on latency needs a table that has latencies; make one with acmix-nas tabulate --latency"
+                )
+            if name not in self.costs.measures:
+                raise one_of("budget", name, self.costs.measures)
+        return within(self.costs, budget, self.space.by_slot(choice))
 
     def within(self, budget: Mapping[str, float] | None) -> list[Choice]:
         """The architectures that meet every limit.
@@ -206,7 +223,7 @@ class Table:
             UserError: where none does; the message names the cheapest.
         """
         limits = dict(budget or {})
-        met = [choice for choice in self.choices if fits(self.cost(choice), limits)]
+        met = [choice for choice in self.choices if self.fits(choice, limits)]
         if not met:
             cheapest = {name: min(self.cost(choice)[name] for choice in self.choices) for name in limits}
             raise UserError(f"no architecture meets {limits}; the cheapest of each are {cheapest}")
@@ -222,7 +239,7 @@ class Table:
         Raises:
             UserError: where the architecture does not meet the budget.
         """
-        if not fits(self.cost(choice), dict(budget or {})):
+        if not self.fits(choice, dict(budget or {})):
             raise UserError(f"choice must keep within {dict(budget or {})}; {' '.join(choice)!r} costs {self.cost(choice)}")
         return self.accuracy(self.best(budget)) - self.accuracy(choice)
 
@@ -294,20 +311,6 @@ class Table:
         except (KeyError, TypeError) as error:
             raise UserError(f"table {str(path)!r} was written by another version ({error}); tabulate again") from None
         return cls(space, runs, tuple(content.get("made", ())), latencies)
-
-
-def fits(costs: Mapping[str, float], budget: Mapping[str, float]) -> bool:
-    """Whether costs keep within every limit.
-
-    Raises:
-        UserError: for a limit on something that is not counted.
-    """
-    for name in budget:
-        if name == "latency" and name not in costs:
-            raise UserError("budget on latency needs a table that has latencies; make one with acmix-nas tabulate --latency")
-        if name not in costs:
-            raise one_of("budget", name, costs)
-    return all(costs[name] <= limit for name, limit in budget.items())
 
 
 def _mean_tau(rows: Any) -> float:

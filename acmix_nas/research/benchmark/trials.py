@@ -21,7 +21,7 @@ from rich.table import Table as Screen
 
 from acmix_nas.research.benchmark.assess import markdown, named
 from acmix_nas.research.benchmark.spaces import Choice
-from acmix_nas.research.benchmark.table import Interval, Table, bootstrap, fits
+from acmix_nas.research.benchmark.table import Interval, Table, bootstrap
 from acmix_nas.search_spaces import HybridSpace
 from acmix_nas.strategies import EvolutionTuner
 from acmix_nas.util.files import provenance, write_text
@@ -57,7 +57,7 @@ class TableEvaluator(Evaluator):
     def accuracy(self, slots: Mapping[str, str]) -> float:
         """Of slot → operator."""
         choice = self.table.space.in_order(slots)
-        if not fits(self.table.cost(choice), self.budget):
+        if not self.table.fits(choice, self.budget):
             return 0.0
         self.trained[choice] = self.table.accuracy(choice, "validation")
         if choice == self.until:
@@ -66,7 +66,7 @@ class TableEvaluator(Evaluator):
 
 
 def _ours(table: Table, budget: Mapping[str, float], seed: int) -> Tuner:
-    return EvolutionTuner(seed=seed, feasible=lambda slots: fits(table.cost(table.space.in_order(slots)), budget))
+    return EvolutionTuner(seed=seed, feasible=lambda slots: table.fits(table.space.in_order(slots), budget))
 
 
 STRATEGIES: Mapping[str, Callable[[Table, Mapping[str, float], int], Strategy | Tuner]] = {

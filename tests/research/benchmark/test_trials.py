@@ -9,7 +9,7 @@ from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import SimplifiedModelSpace
 from nni.nas.strategy import GridSearch
 
-from acmix_nas.research.benchmark.table import Table, fits, shipped
+from acmix_nas.research.benchmark.table import Table, shipped
 from acmix_nas.research.benchmark.trials import STRATEGIES, TableEvaluator, _space, queries, queries_of, report
 
 
@@ -31,7 +31,7 @@ def test_what_is_over_the_budget_is_worth_nothing_and_costs_no_training(table: T
     evaluator = TableEvaluator(table, table.space.budget)
     worth = {choice: evaluator.accuracy(table.space.by_slot(choice)) for choice in table.choices}
     assert set(evaluator.trained) == set(table.within(table.space.budget))
-    assert all((accuracy > 0) == fits(table.cost(choice), table.space.budget) for choice, accuracy in worth.items())
+    assert all((accuracy > 0) == table.fits(choice, table.space.budget) for choice, accuracy in worth.items())
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acmix_nas.costs.program import Scores, derive, ranked, spread
-from acmix_nas.costs.table import Cost, CostTable
+from acmix_nas.costs.budget import within
+from acmix_nas.costs.choose import Scores, best_within, finalists_of, finalists_within
+from acmix_nas.costs.table import CostTable
 from acmix_nas.util.errors import UserError
 
 
 def table_of(costs: list[list[tuple[float, float]]], rest: tuple[float, float] = (10.0, 5.0)) -> CostTable:
     """Slot i has the operators o0, o1, …, of these (macs, parameters)."""
-    rows = {f"s{i}": {f"o{j}": Cost(macs, 0.0, parameters) for j, (macs, parameters) in enumerate(row)}
+    rows = {f"s{i}": {f"o{j}": {"macs": macs, "parameters": parameters} for j, (macs, parameters) in enumerate(row)}
             for i, row in enumerate(costs)}  # fmt: skip
-    return CostTable(rows, *rest)
+    return CostTable(rows, {"macs": rest[0], "parameters": rest[1]})
 
 
 def all_of(scores: Scores) -> list[dict[str, str]]:
@@ -50,11 +51,12 @@ def problems(draw: st.DrawFn) -> tuple[Scores, CostTable, dict[str, float]]:
 def test_it_is_the_best_of_all_within_the_budget(problem: tuple[Scores, CostTable, dict[str, float]]) -> None:
     scores, table, budget = problem
     met = [c for c in all_of(scores) if all(table.total(c, m) <= limit * (1 + 1e-12) for m, limit in budget.items())]
+    assert met == [choice for choice in all_of(scores) if within(table, budget, choice)]
     if not met:
         with pytest.raises(UserError, match="is met by no architecture"):
-            derive(scores, table, budget)
+            best_within(scores, table, budget)
         return
-    found = derive(scores, table, budget)
+    found = best_within(scores, table, budget)
     assert found in met
     assert score_of(scores, found) == pytest.approx(max(score_of(scores, choice) for choice in met), abs=1e-5)
 
@@ -63,7 +65,7 @@ def test_it_is_the_best_of_all_within_the_budget(problem: tuple[Scores, CostTabl
 @given(problems(), st.integers(1, 6))
 def test_ranked_are_the_best_in_order(problem: tuple[Scores, CostTable, dict[str, float]], count: int) -> None:
     scores, table, _ = problem
-    found = ranked(scores, table, {}, count)
+    found = finalists_within(scores, table, {}, count)
     best = sorted((score_of(scores, choice) for choice in all_of(scores)), reverse=True)[:count]
     assert [score_of(scores, choice) for choice in found] == pytest.approx(best, abs=1e-5)
     assert len({tuple(choice.values()) for choice in found}) == len(found)
@@ -74,26 +76,26 @@ TABLE = table_of([[(4, 1), (1, 4)], [(4, 1), (1, 4)]])
 
 
 def test_no_budget_gives_the_most_likely() -> None:
-    assert derive(SCORES, TABLE) == {"s0": "o0", "s1": "o0"}
+    assert best_within(SCORES, TABLE) == {"s0": "o0", "s1": "o0"}
 
 
 def test_what_costs_just_as_much_as_allowed_is_within() -> None:
-    assert derive(SCORES, TABLE, {"macs": 18.0}) == {"s0": "o0", "s1": "o0"}
+    assert best_within(SCORES, TABLE, {"macs": 18.0}) == {"s0": "o0", "s1": "o0"}
 
 
 def test_an_impossible_budget_names_the_cheapest() -> None:
     with pytest.raises(UserError, match=r"macs ≤ 11 is met by no architecture; the cheapest has 12 of macs"):
-        derive(SCORES, TABLE, {"macs": 11.0})
+        best_within(SCORES, TABLE, {"macs": 11.0})
 
 
 def test_budgets_that_only_together_are_impossible_say_so() -> None:
     with pytest.raises(UserError, match="each limit alone can be met"):
-        derive(SCORES, TABLE, {"macs": 14.0, "parameters": 9.0})
+        best_within(SCORES, TABLE, {"macs": 14.0, "parameters": 9.0})
 
 
 def test_what_is_impossible_is_never_chosen() -> None:
     scores = {"s0": {"o0": -math.inf, "o1": -9.0}, "s1": {"o0": 0.0, "o1": -1.0}}
-    assert ranked(scores, TABLE, {}, 10) == [{"s0": "o1", "s1": "o0"}, {"s0": "o1", "s1": "o1"}]
+    assert finalists_within(scores, TABLE, {}, 10) == [{"s0": "o1", "s1": "o0"}, {"s0": "o1", "s1": "o1"}]
 
 
 @settings(deadline=None, max_examples=40)
@@ -107,12 +109,12 @@ def test_the_integer_program_spreads_as_going_down_the_ranking_does(
         slot: {operator: 0.5 ** (4 * i + j) for j, operator in enumerate(row)} for i, (slot, row) in enumerate(scores.items())
     }
     ranking = sorted(all_of(unequal), key=lambda choice: -score_of(unequal, choice))
-    assert ranked(unequal, table, {}, count, apart) == spread(ranking, count, apart)
+    assert finalists_within(unequal, table, {}, count, apart) == finalists_of(ranking, count, apart)
 
 
 def test_the_second_half_differs() -> None:
     ranking = [{"a": a, "b": b} for a in "xyz" for b in "xyz"]
-    assert spread(ranking, 9, 1) == ranking
-    assert spread(ranking, 4, 2) == [{"a": "x", "b": "x"}, {"a": "x", "b": "y"}, {"a": "y", "b": "z"}]
-    assert spread(ranking, 2, 2) == [{"a": "x", "b": "x"}, {"a": "y", "b": "y"}]
-    assert spread(ranking, 1, 2) == ranking[:1]
+    assert finalists_of(ranking, 9, 1) == ranking
+    assert finalists_of(ranking, 4, 2) == [{"a": "x", "b": "x"}, {"a": "x", "b": "y"}, {"a": "y", "b": "z"}]
+    assert finalists_of(ranking, 2, 2) == [{"a": "x", "b": "x"}, {"a": "y", "b": "y"}]
+    assert finalists_of(ranking, 1, 2) == ranking[:1]

@@ -1,0 +1,90 @@
+"""What a cost is taken of: a backbone, its slots, and how large the maps are that reach them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from acmix_nas.operators import strided
+from acmix_nas.slots.slot import Slot, make_operator, put
+from acmix_nas.util.errors import UserError
+
+__all__ = ["Survey", "survey"]
+
+
+class Hole(nn.Module):
+    """Stands for a slot while the rest of a network is surveyed."""
+
+    def __init__(self, slot: Slot) -> None:
+        super().__init__()
+        self.slot = slot
+        self.size: tuple[int, int] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size is not None:
+            raise UserError(f"slot {self.slot.name!r} runs more than once in a forward; leave it out with another glob")
+        batch, _, height, width = x.shape
+        self.size = (height, width)
+        shape = (batch, self.slot.out_channels, strided(height, self.slot.stride), strided(width, self.slot.stride))
+        return x.new_empty(shape)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A backbone and its slots, seen for images of one size.
+
+    Attributes:
+        network: the backbone, whatever stands at its slots.
+        slots: its slots.
+        input_size: (channels, height, width) of one image.
+        sizes: slot → (height, width) of its input map.
+        rest: the backbone without what stands at its slots, on the meta device.
+        rest_macs: multiply-adds of one image in the rest.
+        rest_parameters: parameters of the rest.
+    """
+
+    network: nn.Module
+    slots: Sequence[Slot]
+    input_size: tuple[int, ...]
+    sizes: Mapping[str, tuple[int, int]]
+    rest: nn.Module
+    rest_macs: float
+    rest_parameters: float
+    _made: dict[tuple[str, str], nn.Module] = field(default_factory=dict, repr=False, compare=False)
+
+    def operator(self, slot: Slot, name: str) -> nn.Module:
+        """Return an operator as it would stand at a slot, on the meta device; costs share it."""
+        if (slot.name, name) not in self._made:
+            self._made[slot.name, name] = make_operator(slot, name, device="meta")
+        return self._made[slot.name, name]
+
+
+def survey(network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int]) -> Survey:
+    """Run a network without its slots, on the meta device: nothing is computed.
+
+    Args:
+        network: a backbone, whatever stands at its slots.
+        slots: its slots.
+        input_size: (channels, height, width) of one image.
+
+    Raises:
+        UserError: where a slot takes no part in the forward, or runs more than once.
+    """
+    meta = copy.deepcopy(network).to("meta").eval()
+    holes = {slot.name: Hole(slot) for slot in slots}
+    for name, hole in holes.items():
+        put(meta, name, hole)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        meta(torch.empty(1, *input_size, device="meta"))
+    sizes = {}
+    for name, hole in holes.items():
+        if hole.size is None:
+            raise UserError(f"slot {name!r} takes no part in the forward of the backbone; leave it out with another glob")
+        sizes[name] = hole.size
+    parameters = float(sum(parameter.numel() for parameter in meta.parameters()))
+    return Survey(network, slots, tuple(input_size), sizes, meta, counter.get_total_flops() / 2, parameters)
