@@ -1,4 +1,4 @@
-"""What a search asks of a strategy. Nothing here needs PyTorch or NNI, so that the command line can show the settings at once."""
+"""What a search asks of a strategy. Nothing here needs PyTorch or NNI, so that the command line shows it at once."""
 
 from __future__ import annotations
 

@@ -26,11 +26,12 @@ from acmix_nas.deploy.fusion import Fusion, fuse
 from acmix_nas.research.benchmark.spaces import NAMED, Space
 from acmix_nas.searching.config import SearchConfig
 from acmix_nas.slots.backbones import is_backbone
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import DataConfig, ImageData
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageData
 from acmix_nas.training.loop import first_process
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.retrain import data_of, sized
-from acmix_nas.training.retrain import retrain as run_training
+from acmix_nas.training.retrain import train_architecture as run_training
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import new_folder, unused
 from acmix_nas.util.terminal import app, console, run
@@ -126,7 +127,7 @@ def search(
     devices: Devices = 1, accelerator: Accelerator = "auto", parallel: Parallel = "auto",
 ) -> None:  # fmt: skip
     """A one-shot search without NNI's server: trains a supernet and derives an architecture."""
-    from acmix_nas.searching.run import search as run_search
+    from acmix_nas.searching.run import run_search as run_search
 
     config = searchconfig
     space = Space(config.backbone, config, ImageData(config.data).num_classes, config.limits)
@@ -272,7 +273,7 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="other images of the same classes; those of the training by default")] = None,
 ) -> None:
     """Measures the accuracy of a retrained network again."""
-    from acmix_nas.training.loop import evaluate as run_evaluation
+    from acmix_nas.training.loop import measure as run_evaluation
 
     architecture, weights = opened(folder)
     if weights is None:

@@ -25,10 +25,12 @@ from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.profile import count
 from acmix_nas.nnictl.results import link_for_web_page
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.searching.run import describe, judge, load_supernet, make_space, search, train_supernet
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import DataConfig, ImageData
-from acmix_nas.training.retrain import retrain, sized
+from acmix_nas.searching.run import run_search
+from acmix_nas.searching.supernets import describe, judge, load_supernet, make_space, train_supernet
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageData
+from acmix_nas.training.recipe import Recipe
+from acmix_nas.training.retrain import sized, train_architecture
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import new_folder, provenance, read_json, save_tensors, write_json
 from acmix_nas.util.terminal import app, run
@@ -93,7 +95,8 @@ def search_trial(searchconfig: SearchConfig, output: Output = None, check: Check
         return
     folder, parameters = begin(output)
     (config,) = from_parameters(parameters, searchconfig)
-    end(folder, parameters, search(config, folder, callbacks=[Reporter()], progress=False, resume=True))
+    run_search(config, folder, callbacks=[Reporter()], progress=False, resume=True)
+    end(folder, parameters, read_document(folder / "result.json", "result"))
 
 
 def corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -204,7 +207,7 @@ def train(
     start = perf_counter()
     folder, parameters = begin(output)
     network, data, how = configured(parameters)
-    result = retrain(network, data, how, folder, callbacks=[Reporter()], progress=False, resume=True)
+    result = train_architecture(network, data, how, folder, callbacks=[Reporter()], progress=False, resume=True)
     counts = count(Architecture.load(folder / "architecture.json"), data.image_size)
     found = {
         **result,

@@ -18,10 +18,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-
-from PIL import Image
 
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageSet, Source, register_data

@@ -22,9 +22,9 @@ from acmix_nas.nnictl.results import read_results
 from acmix_nas.research.benchmark import CUED, shipped
 from acmix_nas.research.benchmark.spaces import Space
 from acmix_nas.slots.slot import OperatorName
-from acmix_nas.training.data import ImageData
-from acmix_nas.training.loop import evaluate
-from acmix_nas.training.retrain import data_of, retrain
+from acmix_nas.training.images import ImageData
+from acmix_nas.training.loop import measure
+from acmix_nas.training.retrain import data_of, train_architecture
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.terminal import console, mean_and_deviation
 from acmix_nas.util.workers import workers
@@ -72,10 +72,10 @@ def demo(folder: Path, seeds: int, timeout: float) -> None:
 
     console.rule("3 of 4: profile")
     data = ImageData(data_of(found))
-    handed = evaluate(build(found, weights=searched / "network.pt"), data)["accuracy"]
+    handed = measure(build(found, weights=searched / "network.pt"), data).score
     networks = {name: build(architecture) for name, architecture in architectures.items()}
-    counts = {name: profiling.count(architecture, data.image_size) for name, architecture in architectures.items()}
-    profiles = profiling.profile(networks, data.image_size, counts=counts)
+    counts = {name: profiling.count(architecture, data.input_size[-1]) for name, architecture in architectures.items()}
+    profiles = profiling.profile(networks, data.input_size[-1], counts=counts)
     accuracies = {name: [100 * row["test_accuracy"] for row in results[name]] for name in architectures}
     extra = {
         "test accuracy, from scratch": {name: mean_and_deviation(values, " %") for name, values in accuracies.items()},
@@ -152,4 +152,4 @@ def trained(folder: Path, name: str, seed: int) -> Path:
 
 def train_one(space: Space, architecture: Architecture, seed: int, folder: Path) -> dict[str, Any]:
     """One training, in a process of its own."""
-    return retrain(architecture, space.images(seed), space.alone(seed), folder, progress=False)
+    return train_architecture(architecture, space.images(seed), space.alone(seed), folder, progress=False)

@@ -107,7 +107,7 @@ class SearchConfig:
             raise one_of("race_start", self.race_start, STARTS)
         if self.race_start == "inherited" and not self.strategy.supernet:
             raise UserError(
-                f"race_start must be scratch with strategy {self.strategy.name}, which has no supernet; got race_start=inherited"
+                f"race_start must be scratch with strategy {self.strategy.name}, which has no supernet; got inherited"
             )
         if self.warm_lr is not None and not self.warm_lr > 0:
             raise UserError(f"warm_lr must be positive; got warm_lr={self.warm_lr}")

@@ -133,7 +133,7 @@ class ImageData(Data):
         images = reader.read(config)
         if len(images.class_names) < 2:
             raise UserError(f"data {config.name!r} must have at least two classes; it has only {images.class_names}")
-        parts: dict[str, Dataset[Any]] = {}
+        parts: dict[str, Any] = {}
         for part, source in _split(config.name, images.parts).items():
             augmented = config.augmented and part == "train"
             transformed = _Transformed(source.images, _transform(config, augmented), MODES[config.in_chans])

@@ -35,7 +35,8 @@ from acmix_nas.util.errors import UserError
 from acmix_nas.util.terminal import BrokenRun
 
 __all__ = [
-    "EpochSeed", "Fitted", "begun", "first_process", "fit", "judging_device", "make_trainer", "measure", "quiet", "recalibrate", "running", "seed_all",
+    "EpochSeed", "Fitted", "begun", "first_process", "fit",
+    "judging_device", "make_trainer", "measure", "quiet", "recalibrate", "running", "seed_all",
     "trainer_options",
 ]  # fmt: skip
 

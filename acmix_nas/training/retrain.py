@@ -82,7 +82,9 @@ def retrain(
     if warm and weights is None:
         raise UserError(f"warm needs weights: there is no network.pt beside {str(architecture)!r}")
     (recipe,) = replace_flat(settings, Recipe(), others=flat_names(DataConfig))
-    images = data_for(data, found, {name: value for name, value in settings.items() if name not in flat_names(Recipe)}, recipe.seed)
+    images = data_for(
+        data, found, {name: value for name, value in settings.items() if name not in flat_names(Recipe)}, recipe.seed
+    )
     folder = Path(output) if output is not None else new_folder(Path("runs"), "retrain")
     return train_architecture(
         found, images, recipe, folder, task=task_for(task), weights=weights if warm else None, backbone=module,
@@ -170,12 +172,12 @@ def data_for(
     settings = dict(settings or {})
     if isinstance(data, pl.LightningDataModule):
         if settings:
-            raise UserError(f"{next(iter(settings))} belongs to images that are read here; your data have settings of their own")
+            raise UserError(f"{next(iter(settings))} is for images that are read here; your data have their own settings")
         data = data if isinstance(data, Data) else Data.of(data)
         data.seed = seed
         return data
     if isinstance(data, DataConfig):
-        return ImageData(*replace_flat(settings, data), seed=seed)
+        return ImageData(replace_flat(settings, data)[0], seed)
     chosen = {field.name for field in dataclasses.fields(DataConfig) if field.metadata.get("option", field.name) in settings}
     if data is not None:
         settings["data"] = str(data)

@@ -35,7 +35,7 @@ class Evaluation(NamedTuple):
 
     score: float
     loss: float
-    count: int
+    samples: int
 
 
 class Task(ABC):
@@ -98,7 +98,7 @@ class Task(ABC):
     def evaluate(self, network: nn.Module, batches: Iterable[Any], device: torch.device) -> Evaluation:
         """Return the score and the loss over all batches; the network is in evaluation mode and on the device."""
         score = loss = 0.0
-        count = 0
+        samples = 0
         for batch in batches:
             batch = move_data_to_device(batch, device)
             outputs = network(self.inputs(batch))
@@ -106,8 +106,8 @@ class Task(ABC):
             scores = self.scores(outputs, batch)
             score += scores.sum().item()
             loss += self.loss(outputs, batch).item() * len(scores)
-            count += len(scores)
-        return Evaluation(score / count, loss / count, count)
+            samples += len(scores)
+        return Evaluation(score / samples, loss / samples, samples)
 
     def show(self, outputs: Any, data: Data) -> list[str]:  # noqa: ARG002
         """Return what a network predicts, a line for each sample of a batch of outputs."""

@@ -14,6 +14,7 @@ from acmix_nas.util.errors import UserError
 
 __all__ = ["Guard"]
 
+
 class Guard(pl.Callback):
     """Stops a differentiable search that has collapsed, and puts back the distribution of its last good epoch.
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from acmix_nas.cli.options import BackboneArgs, _fields, _help, fill, from_parameters, names, options, pairs
 from acmix_nas.cli.options import typed as given
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import DataConfig
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
 
 

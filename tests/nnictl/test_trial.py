@@ -17,8 +17,8 @@ from acmix_nas.nnictl import trial as trials
 from acmix_nas.nnictl.results import read_results
 from acmix_nas.nnictl.trial import check_slots, corners, shared_supernet, spread
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import DataConfig
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_json
 from tests.small import SLOTS

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from acmix_nas.research.cued import CUED, PARTS, RGB, SIDE, _pool, cued_images
-from acmix_nas.training.data import DataConfig, ImageData
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageData
 from acmix_nas.util.errors import UserError
 
 PLACES = ((0, 10), (10, 0), (10, 10))

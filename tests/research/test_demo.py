@@ -17,7 +17,7 @@ from acmix_nas.nnictl import trial
 from acmix_nas.research.benchmark import CUED
 from acmix_nas.research.demo import EXPERIMENT, Trainings, demo, references, trained
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.training.classification import Recipe
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.terminal import mean_and_deviation
 from tests.research.benchmark.test_tabulate import SMALL

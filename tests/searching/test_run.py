@@ -24,14 +24,14 @@ from acmix_nas.costs.survey import Survey
 from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.latency import Latency
 from acmix_nas.searching.again import FinishedSearch
-from acmix_nas.strategies.base import STRATEGIES
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.searching.supernets import judge, load_supernet, make_space
 from acmix_nas.searching.run import run_search
-from acmix_nas.training.task import Classification
-from acmix_nas.training.recipe import Recipe
+from acmix_nas.searching.supernets import judge, load_supernet, make_space
+from acmix_nas.strategies.base import STRATEGIES
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageData
+from acmix_nas.training.recipe import Recipe
+from acmix_nas.training.task import Classification
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_json
 from acmix_nas.util.terminal import BrokenRun

@@ -19,8 +19,8 @@ from acmix_nas.searching.supernets import make_space, train_supernet
 from acmix_nas.slots.slot import find_slots
 from acmix_nas.strategies import DARTS
 from acmix_nas.strategies.oneshot.darts import CostPenalty
-from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.images import ImageData
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
 from tests.searching.test_run import config
 from tests.small import RESNET, SLOTS

@@ -17,11 +17,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from acmix_nas.training.recipe import Recipe
-from acmix_nas.training.module import Retraining
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageData
 from acmix_nas.training.loop import Fitted, fit, measure, recalibrate
+from acmix_nas.training.module import Retraining
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.task import Classification
 from acmix_nas.util.errors import UserError
 from tests.small import Tiny, tiny
@@ -211,7 +211,7 @@ def test_evaluation_sees_every_image_in_evaluation_mode(data: ImageData) -> None
     assert [module.training for module in network.modules()] == modes
     images, labels = (torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True))
     logits = network.eval()(images).detach()
-    assert result.count == 360
+    assert result.samples == 360
     assert result.score == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
     assert result.loss == pytest.approx(float(nn.functional.cross_entropy(logits, labels)), rel=1e-5)
     with pytest.raises(UserError, match="part must be one of validation, test; got 'train'"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.module import Retraining, TrainingModule
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.task import Classification
 from tests.small import tiny
 

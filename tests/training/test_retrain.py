@@ -10,9 +10,9 @@ import pytest
 import pytorch_lightning as pl
 
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageData
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.retrain import Trained, data_of, sized, train_architecture
 from acmix_nas.util.errors import UserError
 from tests.small import SLOTS
@@ -50,7 +50,9 @@ def test_a_searched_architecture_is_told_the_size_of_other_images() -> None:
 def test_a_backbone_as_it_stands_is_trained_and_built_again(tmp_path: Path) -> None:
     architecture = Architecture("resnet10t", {}, (), {"channels": [8, 8, 16, 16]})
     data = ImageData(DataConfig(image_size=16, batch_size=256))
-    result = train_architecture(architecture, data, Recipe(epochs=1), tmp_path, backbone_args={"drop_path_rate": 0.1}, progress=False)
+    result = train_architecture(
+        architecture, data, Recipe(epochs=1), tmp_path, backbone_args={"drop_path_rate": 0.1}, progress=False
+    )
     assert 0 <= (result.test or 0) <= 1
     saved = Architecture.load(tmp_path / "architecture.json")
     assert saved.backbone_args == {"channels": [8, 8, 16, 16], "drop_path_rate": 0.1}
@@ -59,9 +61,7 @@ def test_a_backbone_as_it_stands_is_trained_and_built_again(tmp_path: Path) -> N
     assert not (tmp_path / "history.csv").exists()  # without ACmix there is no leaning
 
 
-def one_epoch(
-    folder: Path, channels: Sequence[int] = (8, 8, 16, 16), operator: str | None = None, **options: Any
-) -> Trained:
+def one_epoch(folder: Path, channels: Sequence[int] = (8, 8, 16, 16), operator: str | None = None, **options: Any) -> Trained:
     architecture = Architecture("resnet10t", {}, (), {"channels": channels})
     if operator is not None:
         architecture = Architecture(

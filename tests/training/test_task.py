@@ -59,7 +59,7 @@ def test_an_evaluation_is_the_mean_over_samples_however_they_are_batched(size: i
     found = Classification().evaluate(network, batches, torch.device("cpu"))
     assert found.score == int((x.argmax(1) == y).sum()) / 5
     assert found.loss == pytest.approx(float(nn.functional.cross_entropy(x, y)))
-    assert found.count == 5
+    assert found.samples == 5
 
 
 def test_a_task_of_ones_own_needs_a_loss_and_scores() -> None:

@@ -19,8 +19,9 @@ from acmix_nas.costs.choose import finalists_of, log_probabilities
 from acmix_nas.research.benchmark.spaces import VARIANTS, Choice, Space
 from acmix_nas.research.benchmark.table import Interval, Table, bootstrap, kendall
 from acmix_nas.research.benchmark.tabulate import spent
-from acmix_nas.searching.config import STRATEGIES, SearchConfig
-from acmix_nas.training.data import ImageData
+from acmix_nas.searching.config import SearchConfig
+from acmix_nas.strategies.base import STRATEGIES
+from acmix_nas.training.images import ImageData
 from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import provenance, read_json, write_json, write_text
 from acmix_nas.util.terminal import console
@@ -37,7 +38,7 @@ RANDOM = "random search, as long as the next"
 ALONE, RACE, WARM = "", " + race", " + warm race"
 WAYS = (ALONE, RACE, WARM)
 """What is done with a strategy's best: the first is taken, or they are trained, from scratch or from what they inherit."""
-SEARCHED = (*(name for name in STRATEGIES if name != "random"), *VARIANTS)
+SEARCHED = (*(name for name in STRATEGIES.names() if name != "random"), *VARIANTS)
 
 
 @dataclass(frozen=True)
@@ -94,50 +95,55 @@ class Outcome:
 
 def outcome_of(table: Table, strategy: str, seed: int, warm: int = 0) -> Outcome:
     """Search once, and train so many random architectures on from what they inherit. Needs NNI."""
-    from acmix_nas.searching.run import judged_slots, make_space, race, train_finalist, train_supernet
+    from acmix_nas.searching.race import race as run_race
+    from acmix_nas.searching.race import train_finalist
+    from acmix_nas.searching.supernets import make_supernet, train_supernet
     from acmix_nas.supernet.ranking import Ranker
-    from acmix_nas.training.loop import evaluate
+    from acmix_nas.training.loop import measure
 
     config = table.space.search(strategy, SEEDS_APART + seed)
     data = ImageData(config.data, config.recipe.seed)
     by_slot = [table.space.by_slot(choice) for choice in table.choices]
     start = spent()
-    space = make_space(config, data.num_classes)
+    supernet = make_supernet(config, data)
+    space = supernet.space
     with TemporaryDirectory() as folder:
-        train_supernet(config, data, space, Path(folder), progress=False)
+        train_supernet(config, supernet, Path(folder))
     gap: dict[str, float] = {}
-    if config.differentiable:
-        probabilities, by_loss = judged_slots(config, space, data)
-        worth = by_loss or log_probabilities(probabilities)
+    operators = config.strategy.score_operators(supernet)
+    if operators is not None:
+        worth = operators.scores or log_probabilities(operators.probabilities)
         scores = [sum(worth[slot][name] for slot, name in choice.items()) for choice in by_slot]
     trained = spent() - start
-    if config.strategy == "darts":
-        gap["mixture"] = evaluate(space, data, "validation")["accuracy"]
+    if config.strategy.name == "darts":
+        gap["mixture"] = measure(space, data, "validation").score
     start = spent()
     ranker = Ranker.of(space.backbone, space.slots, data)
-    found = {tuple(choice.values()): ranker.accuracy(choice) for choice in ranker.in_tree_order(by_slot)}
+    found = {tuple(choice.values()): ranker.score(choice) for choice in ranker.in_tree_order(by_slot)}
     inherited = [found[tuple(choice.values())] for choice in by_slot]
     judging = spent() - start
-    if not config.differentiable:
+    if operators is None:
         scores = inherited
     best = by_slot[int(np.argmax(scores))]
-    gap["inherited"] = Ranker.of(space.backbone, space.slots, data, recalibrated=False).accuracy(best)
+    gap["inherited"] = Ranker.of(space.backbone, space.slots, data, recalibrated=False).score(best)
     gap["recalibrated"] = inherited[int(np.argmax(scores))]
-    seconds = trained if config.differentiable else trained + judging
+    seconds = trained if operators is not None else trained + judging
     handed = {}
     for budget in budgets(table) if config.warm else []:
         start = spent()
         finalists = best_of(table, scores, budget, FINALISTS, config.distance(len(space.slots)))
         slots = [table.space.by_slot(choice) for choice in finalists]
         with TemporaryDirectory() as folder:
-            i, found_out = race(replace(config, finalists=len(slots)), data, space, slots, Path(folder), progress=False)
-        accuracies = found_out["val_accuracy"], found_out["test_accuracy"]
-        handed[named(budget)] = Handed(finalists[i], *accuracies, round(spent() - start, 1))
+            i, ended = run_race(replace(config, finalists=len(slots)), supernet, slots, Path(folder))
+        assert ended.test is not None
+        handed[named(budget)] = Handed(finalists[i], ended.validation, ended.test, round(spent() - start, 1))
     trained_on = {}
     inheriting = replace(config, race_start="inherited")
     for i in random.Random(0).sample(range(len(by_slot)), len(by_slot))[:warm]:  # the fewer are among the more
         with TemporaryDirectory() as folder:
-            trained_on[i] = train_finalist(inheriting, data, space, by_slot[i], Path(folder), progress=False)["test_accuracy"]
+            test = train_finalist(inheriting, supernet, by_slot[i], Path(folder)).test
+        assert test is not None
+        trained_on[i] = test
     return Outcome(strategy, seed, tuple(scores), tuple(inherited), gap, round(seconds, 1), handed, trained_on)
 
 
@@ -213,7 +219,7 @@ def assess(
 
 def _shape(config: SearchConfig) -> dict[str, Any]:
     """Epochs of a search, of its warm-up, and how its warm race goes."""
-    shape: dict[str, Any] = {"epochs": config.recipe.epochs, "warmup": config.warmup}
+    shape: dict[str, Any] = {"epochs": config.recipe.epochs, "warmup": config.strategy.warmup(config.recipe.epochs)}
     if config.warm:
         race = {"epochs": config.race.epochs, "lr": config.race.lr, "cut": config.race_cut, "apart": config.apart}
         shape["race"] = {"finalists": FINALISTS, **race}

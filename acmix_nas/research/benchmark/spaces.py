@@ -23,8 +23,10 @@ from acmix_nas.searching.config import SearchConfig
 from acmix_nas.slots.backbones import make_backbone
 from acmix_nas.slots.blocks import open_blocks
 from acmix_nas.slots.slot import Slot, find_slots
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import DataConfig
+from acmix_nas.strategies.differentiable import DifferentiableSearch
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageData, reader_of
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
 
 __all__ = ["CUED", "CUED_SHAPES", "NAMED", "VARIANTS", "Choice", "Space", "space_of"]
@@ -50,6 +52,7 @@ class Space:
         num_classes: of the images.
         budget: cost → the largest allowed, fixed before anything was trained.
         epochs: strategy → epochs of its supernet, where they are not those of the settings.
+        arc_learning_rate: of strategies that train a distribution.
     """
 
     name: str
@@ -57,12 +60,15 @@ class Space:
     num_classes: int
     budget: Mapping[str, float] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
+    arc_learning_rate: float = 1e-2
 
     @property
     def backbone(self) -> nn.Module:
         """As it stands before anything is chosen, made anew."""
         config = self.config
-        backbone = make_backbone(config.backbone, {**config.arguments, "num_classes": self.num_classes})
+        backbone = make_backbone(
+            str(config.backbone), {**config.arguments(config.data.image_size), "num_classes": self.num_classes}
+        )
         open_blocks(backbone)
         return backbone
 
@@ -148,7 +154,7 @@ class Space:
             config.backbone,
             self.by_slot(choice),
             config.candidates,
-            config.arguments,
+            config.arguments(config.data.image_size),
             config.slots,
             config.heads,
             data=data,
@@ -157,19 +163,19 @@ class Space:
     def images(self, seed: int) -> DataConfig:
         """The images under a seed, which draws them where they are drawn at all."""
         data = self.config.data
-        return replace(data, data_seed=seed) if data.drawn else data
+        return replace(data, data_seed=seed) if reader_of(data).drawn else data
 
     def alone(self, seed: int) -> Recipe:
         """How one architecture is trained."""
         return replace(self.config.alone, seed=seed)
 
     def search(self, strategy: str, seed: int) -> SearchConfig:
-        """How the space is searched by a strategy, or one of `VARIANTS`; what only DARTS can do, the others do without."""
+        """Return how the space is searched by a strategy, or one of `VARIANTS`."""
         form = VARIANTS.get(strategy, {"strategy": strategy})
         epochs = self.epochs.get(form["strategy"], self.config.recipe.epochs)
-        recipe = replace(self.config.recipe, epochs=epochs, seed=seed)
-        plain = {} if form["strategy"] == "darts" else {"penalty": 0.0, "darts_order": 1, "selection": "argmax"}
-        return replace(self.config, **{**plain, **form}, data=self.images(seed), recipe=recipe)
+        shared = {} if form["strategy"] == "single_path" else {"arc_learning_rate": self.arc_learning_rate}
+        other = replace(self.config, data=self.images(seed))
+        return other.with_settings({**form, **shared, "epochs": epochs, "seed": seed})
 
 
 CUED = Space(
@@ -180,8 +186,6 @@ CUED = Space(
         slots=("blocks.*.slot",),
         heads={"blocks.0.slot": 2, "*": 4},  # of 8 channels
         data=DataConfig(name="cued-digits", image_size=cued.SIDE),
-        strategy="single_path",
-        arc_learning_rate=1e-2,
         recipe=Recipe(epochs=40, lr=4e-3, weight_decay=1e-2, min_lr=0.0, label_smoothing=0.0, clip_grad=5.0),
     ),
     len(cued.CUED["cued-digits"].classes),
@@ -212,8 +216,7 @@ def space_of(text: str) -> Space:
     folder = Path(text)
     if not folder.is_dir():
         raise UserError(f"space must be {', '.join(NAMED)}, or the folder of a search; got {text!r}")
-    from acmix_nas.training.data import ImageData
-
     config = SearchConfig.load(folder)
     counted = {name: limit for name, limit in config.limits.items() if not COSTS.get(name).measured}
-    return Space(folder.resolve().name, config, ImageData(config.data).num_classes, counted)
+    rate = getattr(config.strategy, "arc_learning_rate", DifferentiableSearch.arc_learning_rate)
+    return Space(folder.resolve().name, config, ImageData(config.data).num_classes, counted, arc_learning_rate=rate)

@@ -21,8 +21,9 @@ from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.profile import device_name
 from acmix_nas.research.benchmark.spaces import NAMED, Choice, Space
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import DataConfig
+from acmix_nas.strategies.sampled import SinglePathSearch
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import provenance, read_json, write_text
 
@@ -304,7 +305,8 @@ class Table:
             said = content["space"]
             settings = said["settings"]
             data, recipe = DataConfig(**settings.pop("data")), Recipe(**settings.pop("recipe"))
-            config = SearchConfig(**settings, data=data, recipe=recipe, race_epochs=recipe.epochs, arc_warmup=0)
+            alone = {"data": data, "recipe": recipe, "race_epochs": recipe.epochs}
+            config = SearchConfig(**settings, **alone, strategy=SinglePathSearch(arc_warmup=0))
             space = Space(said["name"], config, said["num_classes"], said["budget"])
             runs = tuple(Run.of_json(run) for run in content["runs"])
             latencies = Latencies(**content["latencies"]) if "latencies" in content else None

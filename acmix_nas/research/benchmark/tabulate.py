@@ -12,14 +12,17 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, track
+from torch import nn
 
 from acmix_nas.architecture import build
 from acmix_nas.deploy.profile import device_name
 from acmix_nas.research.benchmark.spaces import Choice, Space
 from acmix_nas.research.benchmark.table import Latencies, Run, Table
-from acmix_nas.training.classification import Retraining
-from acmix_nas.training.data import DataConfig, ImageData
-from acmix_nas.training.loop import EpochSeed, evaluate, make_trainer, quiet, seed_all
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.images import ImageData
+from acmix_nas.training.loop import EpochSeed, make_trainer, measure, quiet, seed_all
+from acmix_nas.training.module import Retraining
+from acmix_nas.training.task import Classification
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import provenance
 from acmix_nas.util.terminal import console
@@ -38,7 +41,14 @@ class Curve(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         for part, curve in (("validation", self.validation), ("test", self.test)):
-            curve.append(round(evaluate(pl_module.network, self.data, part)["accuracy"], 5))  # type: ignore[arg-type]
+            curve.append(round(measure(network_of(pl_module), self.data, part).score, 5))
+
+
+def network_of(module: pl.LightningModule) -> nn.Module:
+    """Return the network that a training trains."""
+    network = module.network
+    assert isinstance(network, nn.Module)
+    return network
 
 
 @lru_cache(maxsize=1)
@@ -59,7 +69,7 @@ def train_alone(space: Space, choice: Choice, seed: int) -> Run:
     architecture = space.architecture(choice)
     start = spent()
     seed_all(seed)  # after whatever may draw numbers on the way
-    module = Retraining(build(architecture), recipe, data.num_classes)
+    module = Retraining(build(architecture), recipe, Classification().prepare(recipe, data))
     curve = Curve(data)
     options = {
         "accelerator": "auto", "devices": 1, "max_epochs": recipe.epochs, "precision": recipe.precision,

@@ -99,8 +99,8 @@ def queries(table: Table, strategy: Strategy | Tuner, budget: Mapping[str, float
 
 def _space(table: Table) -> HybridSpace:
     config = table.space.config
-    arguments = {**config.arguments, "num_classes": table.space.num_classes}
-    return HybridSpace(config.backbone, config.candidates, config.slots, config.heads, config.share, arguments)
+    arguments = {**config.arguments(config.data.image_size), "num_classes": table.space.num_classes}
+    return HybridSpace(str(config.backbone), config.candidates, config.slots, config.heads, config.share, arguments)
 
 
 @contextmanager

@@ -12,8 +12,8 @@ import pytest
 from acmix_nas.research.benchmark.spaces import CUED, Choice, Space
 from acmix_nas.research.benchmark.table import Run, Table
 from acmix_nas.research.benchmark.tabulate import spent, tabulate, train_alone
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.retrain import retrain
+from acmix_nas.training.recipe import Recipe
+from acmix_nas.training.retrain import train_architecture
 from acmix_nas.util.errors import UserError
 
 SMALL = Space(
@@ -36,7 +36,7 @@ def test_a_training_repeats_itself_and_the_seed_changes_it() -> None:
 
 def test_it_is_the_training_that_retrain_runs(tmp_path: Path) -> None:
     alone = train_alone(SMALL, ("global",), 1)
-    retrained = retrain(SMALL.architecture(("global",)), SMALL.images(1), SMALL.alone(1), tmp_path, progress=False)
+    retrained = train_architecture(SMALL.architecture(("global",)), SMALL.images(1), SMALL.alone(1), tmp_path, progress=False)
     assert retrained["val_accuracy"] == pytest.approx(alone.validation[-1], abs=1e-5)
     assert retrained["test_accuracy"] == pytest.approx(alone.test[-1], abs=1e-5)
 
