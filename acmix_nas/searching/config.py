@@ -11,7 +11,8 @@ from typing import Any
 from acmix_nas.costs.budget import parse_budget
 from acmix_nas.costs.table import MEASURES
 from acmix_nas.slots.backbones import for_size
-from acmix_nas.slots.slot import DEFAULT_CANDIDATES, Heads
+from acmix_nas.slots.finding import Heads
+from acmix_nas.slots.names import DEFAULT_CANDIDATES
 from acmix_nas.training.classification import Recipe
 from acmix_nas.training.data import DataConfig
 from acmix_nas.util.errors import UserError, one_of

@@ -34,8 +34,7 @@ from acmix_nas.deploy.latency import timed
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
 from acmix_nas.searching.again import RANKING
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.slots.backbones import make_backbone
-from acmix_nas.slots.blocks import open_blocks
+from acmix_nas.slots.backbones import open_backbone
 from acmix_nas.strategies import DARTS, Guard, Gumbel, Proxyless, SinglePath
 from acmix_nas.strategies.evolution import RegularizedEvolution
 from acmix_nas.supernet.perturbation import Perturbation
@@ -358,9 +357,8 @@ def costs_of(config: SearchConfig, space: HybridSpace, data: ImageData) -> CostT
     table = CostTable.of(space.backbone, space.slots, size)
     if "latency" not in config.limits and not (config.penalty and config.cost == "latency"):
         return table
-    backbone = make_backbone(config.backbone, {**config.arguments, "num_classes": data.num_classes})
-    open_blocks(backbone)
-    return timed(table, backbone, space.slots, size)
+    arguments = {**config.arguments, "num_classes": data.num_classes}
+    return timed(table, *open_backbone(config.backbone, arguments, config.slots, config.heads, config.candidates), size)
 
 
 def cheapest(table: CostTable, limits: Mapping[str, float]) -> dict[str, str]:

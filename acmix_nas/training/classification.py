@@ -114,10 +114,10 @@ class Classification(pl.LightningModule):
     def __init__(self, recipe: Recipe, num_classes: int) -> None:
         super().__init__()
         self.recipe = recipe
-        self.mixing: Mixup | None = None
+        self.mixup: Mixup | None = None
         self.loss: nn.Module = LabelSmoothingCrossEntropy(recipe.label_smoothing)
         if recipe.mixup or recipe.cutmix:
-            self.mixing = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
+            self.mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
             self.loss = SoftTargetCrossEntropy()
 
     @property
@@ -136,10 +136,10 @@ class Classification(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:  # noqa: ARG002 Lightning's signature
         images, labels = batch
         targets = labels
-        if self.mixing is not None:
+        if self.mixup is not None:
             even = len(labels) // 2 * 2  # timm mixes pairs
             images, labels = images[:even], labels[:even]
-            images, targets = self.mixing(images, labels)
+            images, targets = self.mixup(images, labels)
         logits = self(images)
         loss = self.loss(logits, targets)
         self._record("train", loss, logits, labels)

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.costs.table import CostTable, operator_cost, survey
-from acmix_nas.slots.slot import Slot, find_slots
+from acmix_nas.slots.finding import Slot, find_slots
 from acmix_nas.util.errors import UserError
 from tests.small import SEVEN
 

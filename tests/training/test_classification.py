@@ -19,7 +19,7 @@ def test_scalars_biases_and_norms_do_not_decay() -> None:
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 7
 
 
-def test_mixing_takes_an_odd_batch() -> None:
+def test_mixup_takes_an_odd_batch() -> None:
     module = Retraining(tiny(), Recipe(mixup=1.0, label_smoothing=0.0), 10)
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     loss = module.training_step((torch.randn(5, 3, 8, 8), torch.arange(5)), 0)
