@@ -32,8 +32,8 @@ def test_operator_names_are_taken_apart(name: str, kind: str | None, mixed: bool
 
 
 UNKNOWN = [
-    "", "axial", "acmix", "acmix_", "home", "acmix_conv", "acmix_acmix_local", "patchwise_r2", "local_r2", "global_k3", "local_k",
-    "local_k3_k5", "local_3", "local_", "local_k3_", "Local", "local ", "local_k3\n", "local_k³", 3, None,
+    "", "axial", "acmix", "acmix_", "home", "acmix_conv", "acmix_acmix_local", "patchwise_r2", "local_r2", "global_k3",
+    "local_k", "local_k3_k5", "local_3", "local_", "local_k3_", "Local", "local ", "local_k3\n", "local_k³", 3, None,
 ]  # fmt: skip
 
 
