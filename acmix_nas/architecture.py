@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from acmix_nas.slots.backbones import load_weights, make_backbone
-from acmix_nas.slots.blocks import open_blocks
-from acmix_nas.slots.slot import Heads, OperatorName, Slot, check_candidates, find_slots, make_operator, put
+from acmix_nas.slots.backbones import load_weights, make_backbone, open_slots
+from acmix_nas.slots.finding import Heads, Slot
+from acmix_nas.slots.making import make_operator, put
+from acmix_nas.slots.names import OperatorName, check_candidates
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import provenance, read_document, write_json
 
@@ -165,8 +166,7 @@ def skeleton(
         backbone = make_backbone(architecture.backbone, arguments)
     if not architecture.slots:
         return backbone, []
-    open_blocks(backbone)
-    slots = find_slots(backbone, architecture.pattern, architecture.heads, architecture.candidates)
+    slots = open_slots(backbone, architecture.pattern, architecture.heads, architecture.candidates)
     architecture.check_slots(slots)
     return backbone, slots
 

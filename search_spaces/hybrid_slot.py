@@ -14,7 +14,8 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, distributed, nn
 
 from acmix_nas.operators import Mixing
-from acmix_nas.slots.slot import Slot, make_operator
+from acmix_nas.slots.finding import Slot
+from acmix_nas.slots.making import make_operator
 from acmix_nas.supernet.candidates import Candidates, Lean
 
 __all__ = ["GumbelSlot", "HybridSlot", "MixedSlot", "ProxylessSlot", "SampledSlot"]
@@ -205,11 +206,11 @@ class GumbelSlot(MixedSlot):
 class SampledSlot(SupernetSlot):
     """For SinglePath and NNI's RandomOneShot (uniform sampling): only the sampled candidate runs.
 
-    While `mixing` is set, a training forward gives the mean of all instead.
+    While `averaging` is set, a training forward gives the mean of all instead.
     """
 
     _sampled: str | None = None
-    mixing: bool = False
+    averaging: bool = False
 
     @classmethod
     def mutate(cls, module: nn.Module, name: str, memo: Sample, mutate_kwargs: dict[str, Any]) -> nn.Module | bool:  # noqa: ARG003
@@ -239,7 +240,7 @@ class SampledSlot(SupernetSlot):
     def forward(self, x: Tensor) -> Tensor:
         if self._sampled is None:
             raise RuntimeError(f"resample() must be called before the forward of slot {self.label!r}")
-        if self.mixing and self.training:
+        if self.averaging and self.training:
             number = len(self.candidates.names)
             return self.candidates(x, x.new_full((number,), 1 / number))
         return self.candidates.outputs(x, [self._sampled])[self._sampled]

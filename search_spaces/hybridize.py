@@ -12,9 +12,10 @@ from nni.nas.strategy.base import Strategy
 from torch import Tensor, nn
 
 from acmix_nas.search_spaces.hybrid_slot import HybridSlot, MixedSlot, ProxylessSlot, SampledSlot
-from acmix_nas.slots.backbones import make_backbone
-from acmix_nas.slots.blocks import open_blocks
-from acmix_nas.slots.slot import DEFAULT_CANDIDATES, Heads, find_slots, put
+from acmix_nas.slots.backbones import open_backbone
+from acmix_nas.slots.finding import Heads
+from acmix_nas.slots.making import put
+from acmix_nas.slots.names import DEFAULT_CANDIDATES
 from acmix_nas.supernet.candidates import SHARING
 from acmix_nas.util.errors import one_of
 
@@ -39,9 +40,7 @@ class HybridSpace(ModelSpace):
         super().__init__()
         if share not in SHARING:
             raise one_of("share", share, SHARING)
-        self.backbone = make_backbone(backbone, backbone_args)
-        open_blocks(self.backbone)
-        self.slots = find_slots(self.backbone, slots, heads, candidates)
+        self.backbone, self.slots = open_backbone(backbone, backbone_args, slots, heads, candidates)
         for slot in self.slots:
             put(self.backbone, slot.name, HybridSlot(slot, share, self.backbone.get_submodule(slot.name)))
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from acmix_nas.search_spaces.hybridize import HybridSpace, hybridize
-from acmix_nas.slots.slot import DEFAULT_CANDIDATES
+from acmix_nas.slots.names import DEFAULT_CANDIDATES
 
 __all__ = ["pvt"]
 

@@ -105,14 +105,11 @@ def feasible_under(
     from acmix_nas.costs.budget import parse_budget, within
     from acmix_nas.costs.choose import any_within
     from acmix_nas.costs.table import CostTable
-    from acmix_nas.slots.backbones import make_backbone
-    from acmix_nas.slots.blocks import open_blocks
-    from acmix_nas.slots.slot import check_candidates, find_slots
+    from acmix_nas.slots.backbones import open_backbone
+    from acmix_nas.slots.names import check_candidates
 
     limits, arguments = parse_budget(budget), dict(network)
-    backbone = make_backbone(arguments.pop("backbone"), arguments)
-    open_blocks(backbone)
-    slots = find_slots(backbone, list(candidates), heads)
+    backbone, slots = open_backbone(arguments.pop("backbone"), arguments, list(candidates), heads)
     for name in candidates.keys() - {slot.name for slot in slots}:
         raise UserError(f"search space: {name!r} is no slot of {network['backbone']}; name its 3×3 convolutions or attentions")
     slots = [replace(slot, candidates=check_candidates(candidates[slot.name])) for slot in slots]

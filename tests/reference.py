@@ -87,7 +87,7 @@ def local_attention(
     window: int, stride: int = 1, dilation: int = 1, border: str = "reflect", table: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Equations 10, 12 and 21 over N_K(i, j): logits q_i · (k_j + p_i − p_j) / √D + B. Returns (B, C, Ho, Wo)."""
-    depth, height, width = q.shape[2:]
+    head_dim, height, width = q.shape[2:]
     q = q[..., ::stride, ::stride]
     keys, exists = neighbours(k, window, stride, dilation, border)  # (B, N, D, K², Ho, Wo)
     values, _ = neighbours(v, window, stride, dilation, border)
@@ -95,7 +95,7 @@ def local_attention(
         p = encode(height, width, *position)
         p_j, _ = neighbours(p, window, stride, dilation, border)  # (D, K², Ho, Wo)
         keys = keys + p[:, None, ::stride, ::stride] - p_j
-    logits = torch.einsum("bndhw,bndjhw->bnjhw", q, keys) / depth**0.5
+    logits = torch.einsum("bndhw,bndjhw->bnjhw", q, keys) / head_dim**0.5
     if table is not None:
         radius = window // 2
         offsets = [(radius - a, radius - b) for a in range(window) for b in range(window)]
@@ -146,12 +146,12 @@ def _attend_among(
     q: Tensor, k: Tensor, v: Tensor, position: tuple[Tensor, Tensor] | None, together: Tensor, stride: int,
     table: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    depth, height, width = q.shape[2:]
+    head_dim, height, width = q.shape[2:]
     logits = torch.einsum("bndi,bndj->bnij", q.flatten(3), k.flatten(3))
     if position is not None:
         p = encode(height, width, *position).flatten(1)
         logits = logits + torch.einsum("bndi,dij->bnij", q.flatten(3), p[:, :, None] - p[:, None, :])
-    logits = logits / depth**0.5
+    logits = logits / head_dim**0.5
     if table is not None:
         nowhere = table.new_zeros(table.shape[1])
         pixels = [(i, j) for i in range(height) for j in range(width)]
@@ -173,17 +173,17 @@ def convolution(
 
     Without kernels the shifts are those of Figure 3 a, and the N channels of a head-channel are alike.
     """
-    heads, depth = v.shape[1:3]
+    heads, head_dim = v.shape[1:3]
     maps = torch.cat((q, k, v), dim=1)  # (B, 3N, D, H, W)
     light = torch.einsum("tm,bmdhw->bdthw", fc, maps)  # (B, D, k², H, W)
     if bias is not None:
         light = light + bias[:, None, None]
     kernel = round(len(fc) ** 0.5)
     if shift is None:
-        parts = [shift_tensors(light[:, d], kernel, stride, dilation) for d in range(depth) for _ in range(heads)]
+        parts = [shift_tensors(light[:, d], kernel, stride, dilation) for d in range(head_dim) for _ in range(heads)]
         return torch.stack(parts, dim=1)
     return F.conv2d(
-        light.flatten(1, 2), shift, stride=stride, padding=kernel // 2 * dilation, dilation=dilation, groups=depth
+        light.flatten(1, 2), shift, stride=stride, padding=kernel // 2 * dilation, dilation=dilation, groups=head_dim
     )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ class PublishedWindowACmix(nn.Module):
 
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
-        self.heads, self.depth, self.window = heads, channels // heads, window
+        self.heads, self.head_dim, self.window = heads, channels // heads, window
         side = 2 * window - 1
         self.relative_position_bias_table = nn.Parameter(torch.zeros(side**2, heads))
         rows = torch.arange(window).repeat_interleave(window)
@@ -244,13 +244,13 @@ class PublishedWindowACmix(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         self.fc = nn.Conv2d(3 * heads, 9, 1)
-        self.dep_conv = nn.Conv2d(9 * self.depth, channels, 3, padding=1, groups=self.depth, bias=False)
+        self.dep_conv = nn.Conv2d(9 * self.head_dim, channels, 3, padding=1, groups=self.head_dim, bias=False)
         self.rate1 = nn.Parameter(torch.tensor([0.5]))
         self.rate2 = nn.Parameter(torch.tensor([0.5]))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """The mask (windows, K², K²) is added to the logits."""
-        qkv = self.qkv(x).unflatten(3, (3, self.heads, self.depth))  # (B, H, W, 3, N, D)
+        qkv = self.qkv(x).unflatten(3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (N, K², K²)
         attention = torch.zeros_like(x)
         number = 0
@@ -258,7 +258,7 @@ class PublishedWindowACmix(nn.Module):
             for left in range(0, x.shape[2], self.window):
                 inside = (slice(None), slice(top, top + self.window), slice(left, left + self.window))
                 q, k, v = qkv[inside].flatten(1, 2).unbind(dim=2)  # (B, K², N, D)
-                logits = torch.einsum("bind,bjnd->bnij", q * self.depth**-0.5, k) + bias
+                logits = torch.einsum("bind,bjnd->bnij", q * self.head_dim**-0.5, k) + bias
                 if mask is not None:
                     logits = logits + mask[number]
                 out = torch.einsum("bnij,bjnd->bind", logits.softmax(dim=-1), v)
@@ -371,15 +371,15 @@ class PublishedLocalACmix(nn.Module):
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
-        self.depth, self.stride = channels // 4, stride
+        self.head_dim, self.stride = channels // 4, stride
         self.rate1 = nn.Parameter(torch.tensor([0.5]))
         self.rate2 = nn.Parameter(torch.tensor([0.5]))
         self.conv1 = nn.Conv2d(channels, channels, 1)
         self.conv2 = nn.Conv2d(channels, channels, 1)
         self.conv3 = nn.Conv2d(channels, channels, 1)
-        self.conv_p = nn.Conv2d(2, self.depth, 1)
+        self.conv_p = nn.Conv2d(2, self.head_dim, 1)
         self.fc = nn.Conv2d(12, 9, 1, bias=False)
-        self.dep_conv = nn.Conv2d(9 * self.depth, channels, 3, stride, padding=1, groups=self.depth, bias=False)
+        self.dep_conv = nn.Conv2d(9 * self.head_dim, channels, 3, stride, padding=1, groups=self.head_dim, bias=False)
 
     def around(self, maps: Tensor) -> Tensor:
         """The 49 neighbours of every strided pixel: (B, D, H, W) → (B, D, 49, Ho, Wo)."""
@@ -394,10 +394,10 @@ class PublishedLocalACmix(nn.Module):
         down = torch.linspace(-1, 1, height, dtype=x.dtype)[:, None].expand(height, width)
         p = self.conv_p(torch.stack((across, down))[None])  # (1, D, H, W)
         p_i = p[:, :, None, :: self.stride, :: self.stride]
-        q, k, v = (conv(x).unflatten(1, (4, self.depth)) for conv in (self.conv1, self.conv2, self.conv3))
+        q, k, v = (conv(x).unflatten(1, (4, self.head_dim)) for conv in (self.conv1, self.conv2, self.conv3))
         heads = []
         for h in range(4):
-            q_i = q[:, h, :, None, :: self.stride, :: self.stride] * self.depth**-0.5  # (B, D, 1, Ho, Wo)
+            q_i = q[:, h, :, None, :: self.stride, :: self.stride] * self.head_dim**-0.5  # (B, D, 1, Ho, Wo)
             logits = (q_i * (self.around(k[:, h]) + p_i - self.around(p))).sum(dim=1, keepdim=True)
             heads.append((logits.softmax(dim=2) * self.around(v[:, h])).sum(dim=2))
         attention = torch.cat(heads, dim=1)  # channel h · D + d

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from acmix_nas.slots.slot import Slot
+from acmix_nas.slots.finding import Slot
 
 # A bottleneck ResNet with 4 slots; its last normalisation is not zero, so that every slot matters to the output.
 RESNET: dict[str, Any] = {

@@ -93,7 +93,7 @@ def test_timm_creates_it(file: Path) -> None:
 
 @pytest.mark.parametrize("backbone", ["resnet18", "vgg11", "densenet121", "hrnet_w18_small"])
 def test_timm_takes_features_of_it(backbone: str, tmp_path: Path) -> None:
-    from acmix_nas.slots.slot import find_slots
+    from acmix_nas.slots.finding import find_slots
 
     found = find_slots(timm.create_model(backbone, num_classes=2))
     slots = {slot.name: CANDIDATES[i % 3] for i, slot in enumerate(found)}

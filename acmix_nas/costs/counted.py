@@ -10,7 +10,8 @@ from torch import nn
 from acmix_nas.costs.registry import Cost, Entries, register_cost
 from acmix_nas.costs.survey import Survey
 from acmix_nas.operators import ACmix, Operator, strided
-from acmix_nas.slots.slot import Slot, make_operator
+from acmix_nas.slots.finding import Slot
+from acmix_nas.slots.making import make_operator
 
 __all__ = ["Macs", "OperatorCounts", "Parameters", "module_counts", "operator_counts"]
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from acmix_nas.operators import strided
-from acmix_nas.slots.slot import Slot, make_operator, put
+from acmix_nas.slots.finding import Slot
+from acmix_nas.slots.making import make_operator, put
 from acmix_nas.util.errors import UserError
 
 __all__ = ["Survey", "survey"]

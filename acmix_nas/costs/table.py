@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from acmix_nas.costs.registry import COSTS, Cost, Entries
 from acmix_nas.costs.survey import survey
-from acmix_nas.slots.slot import Slot
+from acmix_nas.slots.finding import Slot
 from acmix_nas.util.errors import one_of
 
 __all__ = ["COUNTED", "CostTable"]

@@ -22,13 +22,10 @@ from acmix_nas.operators import (
     LinearPosition,
     Operator,
     Output,
-    PatchwisePath,
-    Path,
     Projection,
-    WindowPath,
 )
-from acmix_nas.operators.window_attention import Grid, roll
-from acmix_nas.slots.slot import places, put
+from acmix_nas.slots.finding import places
+from acmix_nas.slots.making import put
 from acmix_nas.util.terminal import BrokenRun
 
 __all__ = ["FusedSlot", "Fusion", "fuse"]
@@ -222,9 +219,9 @@ class FusedOperator(nn.Module):
 
     def __init__(self, operator: Operator | ACmix, form: str, scale: Tensor, shift: Tensor, size: tuple[int, int]) -> None:
         super().__init__()
-        attention, convolution = _paths(operator)
+        attention, convolution = operator.attention, operator.convolution
         alpha, beta = operator.mixing.strengths if isinstance(operator, ACmix) else (scale.new_ones(()),) * 2
-        self.form, self.rolled = form, _rolled(attention)
+        self.form = form
         self.projection = None if attention is None and form == "dense" else copy.deepcopy(operator.projection)
         self.attention = copy.deepcopy(attention)
         self.register_buffer("gain", None)
@@ -234,7 +231,7 @@ class FusedOperator(nn.Module):
         if self.attention is not None:
             self._fold_attention(alpha * scale, shift if convolution is None else None)
             self._freeze(size)
-        if convolution is not None:
+        if isinstance(convolution, ConvolutionPath):
             self._fold_convolution(operator, convolution, beta * scale, shift, size)
 
     gain: Tensor | None
@@ -243,6 +240,7 @@ class FusedOperator(nn.Module):
 
     def _fold_attention(self, gain: Tensor, shift: Tensor | None) -> None:
         """Into the output projection, or the values, where nothing else reads them; or else it stays a factor."""
+        assert self.attention is not None
         if isinstance(self.attention, Output):
             conv, rows = self.attention.proj, slice(None)
         elif self.form in ("dense", "attention") and isinstance(self.projection, Projection):
@@ -255,8 +253,8 @@ class FusedOperator(nn.Module):
             conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
         conv.weight[rows] *= gain[:, None, None, None]
         conv.bias[rows] *= gain
-        if shift is not None and not isinstance(self.attention, PatchwisePath):
-            conv.bias[rows] += shift  # rows of attention sum to one
+        if shift is not None and (isinstance(self.attention, Output) or self.attention.rows_sum_to_one):
+            conv.bias[rows] += shift
         elif shift is not None:
             self.border = shift[None, :, None, None]
 
@@ -270,7 +268,7 @@ class FusedOperator(nn.Module):
         self, operator: Operator | ACmix, path: ConvolutionPath, scale: Tensor, shift: Tensor, size: tuple[int, int]
     ) -> None:
         self.geometry = (path.stride, path.kernel_size // 2 * path.dilation, path.dilation)
-        self.maps, self.depth = path.maps, path.depth
+        self.maps, self.head_dim = path.maps, path.head_dim
         column = path.bias_kernel() if path.bias is not None else None  # what a map of ones would give
         if self.form == "dense":
             assert isinstance(operator.projection, Projection)
@@ -283,7 +281,7 @@ class FusedOperator(nn.Module):
             kernel = path.merged()
         else:
             kernel, self.fc = path.kernels().clone(), path.fc.detach().clone()
-        groups = 1 if self.form == "dense" else path.depth
+        groups = 1 if self.form == "dense" else path.head_dim
         self.convolution = nn.Conv2d(
             groups * kernel.shape[1], kernel.shape[0], path.kernel_size, *self.geometry, groups, device="meta"
         )  # fmt: skip
@@ -306,16 +304,14 @@ class FusedOperator(nn.Module):
         if maps is None or self.form == "dense":
             source = x
         else:
-            maps = maps.unflatten(1, (self.maps, self.depth))  # (B, 3N, D, H, W)
+            maps = maps.unflatten(1, (self.maps, self.head_dim))  # (B, 3N, D, H, W)
             light = maps.transpose(1, 2) if self.fc is None else torch.einsum("bmdhw,tm->bdthw", maps, self.fc)
             source = light.flatten(1, 2)
         return self.convolution(source)
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        if self.rolled:
-            rows, columns = (Grid(size, self.rolled, True) for size in (height, width))
-            x = roll(x.permute(0, 2, 3, 1), rows, columns).permute(0, 3, 1, 2)
+        x = x if self.attention is None else self.attention.roll(x)
         maps = None if self.projection is None else self.projection(x)
         out = None if self.convolution is None else self._convolve(x, maps)
         if self.attention is not None:
@@ -328,7 +324,7 @@ class FusedOperator(nn.Module):
         if self.border is not None:
             same = self.convolution is None or (height, width) == self.size
             out = out + (self.border if same else self._border((height, width)))
-        return roll(out.permute(0, 2, 3, 1), rows, columns, back=True).permute(0, 3, 1, 2) if self.rolled else out
+        return out if self.attention is None else self.attention.roll(out, back=True)
 
 
 class ConstantPosition(LinearPosition):
@@ -361,22 +357,10 @@ class PointwiseLinear(nn.Module):
         return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 
-def _paths(operator: Operator | ACmix) -> tuple[Path | None, ConvolutionPath | None]:
-    if isinstance(operator, ACmix):
-        return operator.attention, operator.convolution
-    return (None, operator.path) if isinstance(operator.path, ConvolutionPath) else (operator.path, None)
-
-
-def _rolled(attention: Path | None) -> int:
-    """The window of an attention whose maps come rolled; 0 of another."""
-    inner = attention.path if isinstance(attention, Output) else attention
-    return inner.window if isinstance(inner, WindowPath) and inner.rolled else 0
-
-
 @torch.no_grad()
 def _forms(operator: Any, norm: nn.Module | None, size: tuple[int, int]) -> dict[str, nn.Module]:
     """Every form that an operator has."""
-    attention, convolution = _paths(operator)
+    attention, convolution = operator.attention, operator.convolution
     path = attention or convolution
     assert path is not None
     parameter = next(operator.parameters())

@@ -24,7 +24,8 @@ from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.fusion import fuse
 from acmix_nas.deploy.profile import device_name, device_of, milliseconds
 from acmix_nas.operators import kernels
-from acmix_nas.slots.slot import Slot, make_operator, put
+from acmix_nas.slots.finding import Slot
+from acmix_nas.slots.making import make_operator, put
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_json, write_json
 

@@ -26,7 +26,8 @@ from acmix_nas.architecture import Architecture, skeleton
 from acmix_nas.bias import stage_of
 from acmix_nas.costs.counted import OperatorCounts, module_counts
 from acmix_nas.costs.survey import survey
-from acmix_nas.slots.slot import find_slots, make_operator, places
+from acmix_nas.slots.finding import find_slots, places
+from acmix_nas.slots.making import make_operator
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import provenance, unused, write_json, write_text
 

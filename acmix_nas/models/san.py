@@ -63,7 +63,7 @@ def make_operator(
         form: dict[str, Any] = {"mixing": mixing, "shifts": shifts, "kernel_size": kernel_size}
         return ACmix(in_channels, out_channels, heads, "patchwise", window, **form, **like)
     path = attention_path("patchwise", out_channels, heads, window=window, **like)
-    return Operator(Projection(in_channels, (2 + heads) * out_channels // heads, **like), path)
+    return Operator(Projection(in_channels, len(path.reads(heads)) * path.head_dim, **like), path)
 
 
 class SANBlock(nn.Module):

@@ -8,35 +8,22 @@ from typing import Any
 from timm.layers import PatchEmbed, to_2tuple
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
-from torch import Tensor, jit, nn
+from torch import jit, nn
 
 from acmix_nas.models.pyramid import config
 from acmix_nas.operators import ACmix, ConvolutionPath, Mixing, Operator, Output, RelativeBias, WindowPath
-from acmix_nas.operators.window_attention import Grid, roll
 from acmix_nas.slots.blocks import MapSwinBlock, open_blocks
 from acmix_nas.util.errors import UserError
 
-__all__ = ["ACmixSwin", "RolledACmix"]
+__all__ = ["ACmixSwin"]
 
 DEPTHS = {"swin_tiny_acmix": (2, 2, 6, 2), "swin_small_acmix": (2, 2, 18, 2)}
 
 
-class RolledACmix(ACmix):
-    """The ACmix of a shifted block as published: the map is rolled once, for both paths, so that the convolution path works
-    across the seam, where pixels of opposite borders meet."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        assert isinstance(self.attention, Output)
-        assert isinstance(self.attention.path, WindowPath)
-        window = self.attention.path.window
-        rows, columns = (Grid(size, window, True) for size in x.shape[-2:])
-        out = super().forward(roll(x.permute(0, 2, 3, 1), rows, columns).permute(0, 3, 1, 2))
-        return roll(out.permute(0, 2, 3, 1), rows, columns, back=True).permute(0, 3, 1, 2)
-
-
 class ACmixSwin(SwinTransformer):
     """timm's Swin with ACmix in the place of every window attention, as published: fc has a bias, and the output projection
-    belongs to the attention alone.
+    belongs to the attention alone. In a shifted block the map is rolled once, for both paths, so that the convolution path
+    works across the seam, where pixels of opposite borders meet.
 
     Args:
         mixing: see `acmix_nas.operators.Mixing`; "convolution" is the paper's Conv-Swin, with dense convolutions (Table 6).
@@ -79,8 +66,7 @@ class ACmixSwin(SwinTransformer):
             form: dict[str, Any] = {"kernel_size": kernel_size, "shifts": shifts, "bias": True, **like}
             convolution = ConvolutionPath(output.channels, output.heads, **form)
             output.path.rolled = output.path.shift
-            kind = RolledACmix if output.path.shift else ACmix
-            block.attn = kind.of(attention.projection, output, convolution, Mixing(mixing, **like))
+            block.attn = ACmix.of(attention.projection, output, convolution, Mixing(mixing, **like))
 
     @jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -8,54 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from acmix_nas.operators.convolution import ConvolutionPath
-from acmix_nas.operators.global_attention import GlobalPath
-from acmix_nas.operators.local_attention import LocalPath
-from acmix_nas.operators.patchwise_attention import PatchwisePath
+from acmix_nas.operators.registry import attention_path
 from acmix_nas.operators.stage import WINDOW, Macs, Path, Projection, Stage1
-from acmix_nas.operators.window_attention import WindowPath
 from acmix_nas.util.errors import one_of
 
-__all__ = ["ATTENTIONS", "MIXINGS", "ACmix", "Mixing", "attention_path"]
+__all__ = ["MIXINGS", "ACmix", "Mixing"]
 
-ATTENTIONS = ("local", "window", "global", "patchwise")
 MIXINGS = ("attention", "convolution", "sum", "alpha", "convex", "learned")
 """The rows of Table 6: one path alone; (1, 1); (α, 1); (α, 1 − α); and (α, β), which is the full form."""
-
-
-def attention_path(
-    kind: str,
-    channels: int,
-    heads: int,
-    *,
-    window: int = WINDOW,
-    reduction: int = 1,
-    stride: int = 1,
-    dilation: int = 1,
-    border: str = "reflect",
-    shift: bool = False,
-    position: str = "linear",
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> Path:
-    """The attention path of this kind; what a kind has no use for (a border, a window, a position) it ignores.
-
-    Raises:
-        UserError: for an unknown kind, or heads that do not divide the channels.
-    """
-    common: dict[str, Any] = {"stride": stride, "device": device, "dtype": dtype}
-    if kind == "local":
-        return LocalPath(channels, heads, window, dilation=dilation, border=border, position=position, **common)
-    if kind == "window":
-        return WindowPath(channels, heads, window, shift=shift, position=position, **common)
-    if kind == "global":
-        # A table has a size, and the whole map has not: there the coordinates speak.
-        return GlobalPath(
-            channels, heads, reduction=reduction, position="linear" if position == "table" else position, **common
-        )
-    if kind == "patchwise":
-        share = next(number for number in range(8, 0, -1) if channels % number == 0)
-        return PatchwisePath(channels, heads, window, dilation=dilation, share=share, **common)
-    raise one_of("attention", kind, ATTENTIONS)
 
 
 class Mixing(nn.Module):
@@ -111,7 +71,7 @@ class ACmix(nn.Module):
 
     Args:
         heads: N, which must divide `out_channels`.
-        attention: "local", "window", "global" or "patchwise"; the last needs one map of queries and one of keys (appendix C).
+        attention: "local", "window", "global", "patchwise", or another that is registered (`register_operator`).
         window: K, of local, window and patchwise attention.
         kernel_size: k of the convolution path.
         dilation: of the convolution path and of local and patchwise attention.
@@ -152,8 +112,8 @@ class ACmix(nn.Module):
             attention, out_channels, heads, window=window, reduction=reduction, stride=stride, dilation=dilation,
             border=border, shift=shift, position=position, **like,
         )  # fmt: skip
-        maps = 2 + heads if attention == "patchwise" else 3 * heads
-        projection = Projection(in_channels, maps * out_channels // heads, bias, **like)
+        maps = len(path.reads(heads))
+        projection = Projection(in_channels, maps * path.head_dim, bias, **like)
         convolution = ConvolutionPath(out_channels, heads, kernel_size, stride, dilation, shifts, maps, **like)
         self._set(projection, path, convolution, Mixing(mixing, **like))
 
@@ -183,9 +143,15 @@ class ACmix(nn.Module):
         return self.mixing.strengths[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        maps = None if self.attention is None else self.projection(x)
-        attention = None if self.attention is None else self.attention(maps)
-        return self.mixing(attention, None if self.convolution is None else self.convolution.on(self.projection, x, maps))
+        if self.attention is None:
+            assert self.convolution is not None
+            return self.mixing(None, self.convolution.on(self.projection, x))
+        # Where the attention wants a rolled map, both paths see it: the convolution works across the seam, as published.
+        x = self.attention.roll(x)
+        maps = self.projection(x)
+        attention = self.attention(maps)
+        convolution = None if self.convolution is None else self.convolution.on(self.projection, x, maps)
+        return self.attention.roll(self.mixing(attention, convolution), back=True)
 
     def macs(self, height: int, width: int) -> Macs:
         paths = (path for path in (self.attention, self.convolution) if path is not None)

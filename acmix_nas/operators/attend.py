@@ -13,7 +13,16 @@ from torch.nn import functional as F
 
 from acmix_nas.util.errors import one_of
 
-__all__ = ["POSITIONS", "LinearPosition", "RelativeBias", "attend", "constant", "encoding_macs", "make_position"]
+__all__ = [
+    "POSITIONS",
+    "LinearPosition",
+    "RelativeBias",
+    "attend",
+    "constant",
+    "encoding_macs",
+    "make_position",
+    "position_name",
+]
 
 POSITIONS = ("linear", "table", "none")
 
@@ -81,6 +90,13 @@ def make_position(
         assert reach is not None
         return RelativeBias(reach, heads, **like)
     return LinearPosition(channels // heads, **like) if position == "linear" else None
+
+
+def position_name(position: nn.Module | None) -> str:
+    """Return the argument of `make_position` that makes such a position."""
+    if isinstance(position, RelativeBias):
+        return "table"
+    return "none" if position is None else "linear"
 
 
 def encoding_macs(position: nn.Module | None, height: int, width: int) -> float:

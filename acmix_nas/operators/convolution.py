@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acmix_nas.operators.stage import Operator, Path, Projection, head_channels, strided
+from acmix_nas.operators.stage import Operator, Path, Projection, strided
 from acmix_nas.util.errors import UserError, one_of
 
 __all__ = ["SHIFTS", "Convolution", "ConvolutionPath", "OnesConv2d"]
@@ -38,9 +38,11 @@ class ConvolutionPath(Path):
         dilation: distance between the taps.
         shifts: "tensor" shifts; "fixed" kernels, which give the same; learnable kernels from a "random" start; or "learned",
             learnable kernels that start as shifts.
-        maps: how many maps of D channels come in; 3N by default, 2 + N of patchwise attention (appendix C).
+        maps: how many maps of D channels come in; 3N by default, fewer where the attention beside it reads fewer.
         bias: whether fc has one, as in the published Swin.
     """
+
+    kind = "conv"
 
     def __init__(
         self,
@@ -55,14 +57,12 @@ class ConvolutionPath(Path):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, heads, stride, dilation)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise UserError(f"kernel_size must be odd and positive; got kernel_size={kernel_size}")
         if shifts not in SHIFTS:
             raise one_of("shifts", shifts, SHIFTS)
-        self.channels, self.heads, self.depth = channels, heads, head_channels(channels, heads, stride, dilation)
-        self.kernel_size, self.stride, self.dilation = kernel_size, stride, dilation
-        self.shifts, self.maps = shifts, maps or 3 * heads
+        self.kernel_size, self.shifts, self.maps = kernel_size, shifts, maps or 3 * heads
         taps = kernel_size**2
         # Plain parameters: a host model's loop that initialises every nn.Conv2d cannot overwrite the shifts.
         self.fc = nn.Parameter(torch.empty(taps, self.maps, device=device, dtype=dtype))
@@ -74,8 +74,8 @@ class ConvolutionPath(Path):
         self.reset_parameters()
 
     @property
-    def name(self) -> str:
-        return "conv"
+    def standing(self) -> dict[str, Any]:
+        return {**super().standing, "position": "linear"}
 
     def reset_parameters(self) -> None:
         nn.init.kaiming_uniform_(self.fc, a=5**0.5)
@@ -107,7 +107,7 @@ class ConvolutionPath(Path):
         return torch.einsum("cthw,tm->cmhw", self.kernels(), self.fc)
 
     def forward(self, maps: Tensor) -> Tensor:
-        maps = maps.unflatten(1, (self.maps, self.depth))  # (B, 3N, D, H, W)
+        maps = maps.unflatten(1, (self.maps, self.head_dim))  # (B, 3N, D, H, W)
         if self.shift is None:
             return self._shift_tensors(self._light(maps))
         kernel: Tensor
@@ -118,7 +118,7 @@ class ConvolutionPath(Path):
             inputs = maps.transpose(1, 2)
             kernel = self.merged()
         # Autocast casts what einsum returns, and group convolution wants one type.
-        out = self._convolve(inputs.flatten(1, 2), kernel.to(inputs.dtype), self.depth)
+        out = self._convolve(inputs.flatten(1, 2), kernel.to(inputs.dtype), self.head_dim)
         if self.bias is None or self.factored:
             return out
         ones = torch.ones_like(maps[:1, :1, 0])  # the bias passes through the zero padding: less of it at the border
@@ -155,8 +155,8 @@ class ConvolutionPath(Path):
         K[o, i] = Σ merged[o, m] · W[m, d(o), i]. A bias of Stage I passes through the zero padding like one more channel of
         ones, and so is one more column of the weight.
         """
-        weight = projection.reshape(self.maps, self.depth, -1)  # (3N, D, in_channels)
-        merged = self.merged().unflatten(0, (self.depth, self.heads))  # (D, N, 3N, k, k)
+        weight = projection.reshape(self.maps, self.head_dim, -1)  # (3N, D, in_channels)
+        merged = self.merged().unflatten(0, (self.head_dim, self.heads))  # (D, N, 3N, k, k)
         return torch.einsum("dnmhw,mdi->dnihw", merged, weight).flatten(0, 1)
 
     def collapses(self, stage1: nn.Module) -> bool:
@@ -189,7 +189,7 @@ class ConvolutionPath(Path):
     def macs(self, height: int, width: int) -> float:
         """(3k² + k⁴)·C per pixel (Table 1), whichever form runs; tensor shifts only add."""
         taps = self.kernel_size**2
-        light = float(self.maps * taps * self.depth * height * width)
+        light = float(self.maps * taps * self.head_dim * height * width)
         if self.shift is None:
             return light
         return light + taps**2 * self.channels * strided(height, self.stride) * strided(width, self.stride)
@@ -199,6 +199,14 @@ class Convolution(Operator):
     """A k×k convolution by way of Stage I and the convolution path. Arguments as of `ConvolutionPath`."""
 
     path: ConvolutionPath
+
+    @property
+    def attention(self) -> None:
+        return None
+
+    @property
+    def convolution(self) -> ConvolutionPath:
+        return self.path
 
     def __init__(
         self, in_channels: int, out_channels: int, heads: int = 4, stride: int = 1, bias: bool = True,

@@ -10,12 +10,14 @@ from torch.nn import functional as F
 
 from acmix_nas.operators import kernels
 from acmix_nas.operators.attend import LinearPosition, attend, constant, encoding_macs, make_position
-from acmix_nas.operators.stage import Operator, Path, Projection, head_channels, strided
+from acmix_nas.operators.registry import register_operator
+from acmix_nas.operators.stage import Operator, Path, Projection, strided
 from acmix_nas.util.errors import UserError
 
 __all__ = ["GlobalAttention", "GlobalPath"]
 
 
+@register_operator("global")
 class GlobalPath(Path):
     """Every pixel attends to the whole map, or to its means over R×R pixels; in C on the CPU (`kernels.tiles`).
 
@@ -29,6 +31,8 @@ class GlobalPath(Path):
         position: "linear" encoding of the coordinates, or "none".
     """
 
+    settings = {"r": "reduction"}
+
     def __init__(
         self,
         channels: int,
@@ -39,16 +43,18 @@ class GlobalPath(Path):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, heads, stride)
         if reduction < 1:
             raise UserError(f"reduction of global attention must be positive; got reduction={reduction}")
-        self.channels, self.heads, self.stride, self.reduction = channels, heads, stride, reduction
-        head_channels(channels, heads, stride)
+        self.reduction = reduction
         self.position = make_position(position, channels, heads, None, device, dtype)
 
-    @property
-    def name(self) -> str:
-        return "global" if self.reduction == 1 else f"global_r{self.reduction}"
+    @classmethod
+    def make(cls, channels: int, heads: int, **offered: Any) -> Path:
+        # A table has a size, and the whole map has not: there the coordinates speak.
+        if offered.get("position") == "table":
+            offered["position"] = "linear"
+        return super().make(channels, heads, **offered)
 
     def forward(self, maps: Tensor) -> Tensor:
         height, width = maps.shape[2:]

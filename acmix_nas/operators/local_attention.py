@@ -18,7 +18,8 @@ from acmix_nas.operators.attend import (
     encoding_macs,
     make_position,
 )
-from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, reflected, strided
+from acmix_nas.operators.registry import register_operator
+from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, reflected, strided
 from acmix_nas.util.errors import UserError, one_of
 
 __all__ = ["BORDERS", "LocalAttention", "LocalPath"]
@@ -26,6 +27,7 @@ __all__ = ["BORDERS", "LocalAttention", "LocalPath"]
 BORDERS = ("reflect", "mask")
 
 
+@register_operator("local")
 class LocalPath(Path):
     """Sliding-window attention without the K²-fold unfolding.
 
@@ -43,6 +45,8 @@ class LocalPath(Path):
         position: "linear" encoding of the coordinates, relative position "table", or "none".
     """
 
+    settings = {"k": "window"}
+
     def __init__(
         self,
         channels: int,
@@ -55,18 +59,13 @@ class LocalPath(Path):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, heads, stride, dilation)
         if window < 1 or window % 2 == 0:
             raise UserError(f"window of local attention must be odd and positive; got window={window}")
         if border not in BORDERS:
             raise one_of("border", border, BORDERS)
-        self.channels, self.heads, self.depth = channels, heads, head_channels(channels, heads, stride, dilation)
-        self.window, self.stride, self.dilation, self.border = window, stride, dilation, border
+        self.window, self.border = window, border
         self.position = make_position(position, channels, heads, window // 2, device, dtype)
-
-    @property
-    def name(self) -> str:
-        return "local" if self.window == WINDOW else f"local_k{self.window}"
 
     def forward(self, maps: Tensor) -> Tensor:
         batch, _, height, width = maps.shape
@@ -80,11 +79,11 @@ class LocalPath(Path):
         if rows.padding or columns.padding:
             q = F.pad(q, (0, 0, 0, columns.padding, 0, rows.padding))
         q = q.unflatten(2, (columns.number, columns.side)).unflatten(1, (rows.number, rows.side)).transpose(2, 3)
-        q = q.reshape(-1, rows.side * columns.side, self.heads, self.depth).transpose(1, 2)  # (B · tiles, N, T², D)
+        q = q.reshape(-1, rows.side * columns.side, self.heads, self.head_dim).transpose(1, 2)  # (B · tiles, N, T², D)
 
         p = self.position(height, width) if isinstance(self.position, LinearPosition) else None
         kv = _gather(kv, p, rows, columns)  # (B, rows, columns, reach, reach, 2C)
-        kv = kv.reshape(-1, rows.reach * columns.reach, 2, self.heads, self.depth)
+        kv = kv.reshape(-1, rows.reach * columns.reach, 2, self.heads, self.head_dim)
         k, v = kv.permute(2, 0, 3, 1, 4)  # (B · tiles, N, reach², D)
 
         bias = None

@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, reflected, strided
+from acmix_nas.operators.registry import register_operator
+from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, reflected, strided
 from acmix_nas.util.errors import UserError
 
 __all__ = ["PatchwiseAttention", "PatchwisePath"]
 
 
+@register_operator("patchwise")
 class PatchwisePath(Path):
     """Patchwise attention without the K²-fold unfolding.
 
@@ -43,6 +45,9 @@ class PatchwisePath(Path):
         UserError: where heads or share do not divide the channels, or the window is even or not positive.
     """
 
+    settings = {"k": "window"}
+    rows_sum_to_one = False
+
     def __init__(
         self,
         channels: int,
@@ -54,27 +59,31 @@ class PatchwisePath(Path):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, heads, stride, dilation)
         if window < 1 or window % 2 == 0:
             raise UserError(f"window of patchwise attention must be odd and positive; got window={window}")
-        self.channels, self.heads, self.depth = channels, heads, head_channels(channels, heads, stride, dilation)
         if share < 1 or channels % share:
             raise UserError(f"out_channels must be divisible by share; got out_channels={channels} and share={share}")
-        self.window, self.stride, self.dilation, self.groups = window, stride, dilation, channels // share
-        features = (window**2 + 1) * self.depth
+        self.window, self.groups = window, channels // share
+        features = (window**2 + 1) * self.head_dim
         self.norm1 = nn.BatchNorm2d(features, device=device, dtype=dtype)
         self.squeeze = nn.Conv2d(features, self.groups, 1, bias=False, device=device, dtype=dtype)
         self.norm2 = nn.BatchNorm2d(self.groups, device=device, dtype=dtype)
         self.expand = nn.Conv2d(self.groups, self.groups * window**2, 1, device=device, dtype=dtype)
 
-    @property
-    def name(self) -> str:
-        return "patchwise" if self.window == WINDOW else f"patchwise_k{self.window}"
+    @classmethod
+    def make(cls, channels: int, heads: int, **offered: Any) -> Path:
+        share = next(number for number in range(8, 0, -1) if channels % number == 0)
+        return super().make(channels, heads, share=share, **offered)
+
+    @classmethod
+    def reads(cls, heads: int) -> tuple[int, ...]:
+        return (0, heads, *range(2 * heads, 3 * heads))
 
     def forward(self, maps: Tensor) -> Tensor:
-        if maps.shape[1] not in (3 * self.channels, 2 * self.depth + self.channels):
+        if maps.shape[1] not in (3 * self.channels, 2 * self.head_dim + self.channels):
             raise ValueError(
-                f"maps must have 3C = {3 * self.channels} or 2D + C = {2 * self.depth + self.channels} channels; "
+                f"maps must have 3C = {3 * self.channels} or 2D + C = {2 * self.head_dim + self.channels} channels; "
                 f"got {maps.shape[1]}"
             )
         if maps.is_meta or not torch.is_autocast_enabled(maps.device.type):
@@ -87,15 +96,15 @@ class PatchwisePath(Path):
         exact = torch.promote_types(self.squeeze.weight.dtype, torch.float32)
         height, width = maps.shape[2:]
         axes = Axes(*(Axis(size, self.window, self.stride, self.dilation) for size in (height, width)))
-        unread = (maps.shape[1] - self.channels) // 2 - self.depth
-        parts = maps.to(exact).permute(1, 2, 3, 0).split((self.depth, unread, self.depth, unread, self.channels))
+        unread = (maps.shape[1] - self.channels) // 2 - self.head_dim
+        parts = maps.to(exact).permute(1, 2, 3, 0).split((self.head_dim, unread, self.head_dim, unread, self.channels))
         q, k, v = parts[0][:, :: self.stride, :: self.stride], parts[2], parts[4].unflatten(0, (-1, self.groups))
 
         scale, shift = self._normalisation(q, k, axes)
         weight = self.squeeze.weight.to(exact).flatten(1)
-        queries = F.relu(q.flatten(1) * scale[: self.depth, None] + shift[: self.depth, None])
-        by_row = [self._by_row(x[..., self.depth :]) for x in (scale, shift, weight)]
-        hidden = weight[:, : self.depth] @ queries + _run(SqueezeRows, axes.pad(k), *by_row, axes)  # (G, Ho · Wo · B)
+        queries = F.relu(q.flatten(1) * scale[: self.head_dim, None] + shift[: self.head_dim, None])
+        by_row = [self._by_row(x[..., self.head_dim :]) for x in (scale, shift, weight)]
+        hidden = weight[:, : self.head_dim] @ queries + _run(SqueezeRows, axes.pad(k), *by_row, axes)  # (G, Ho · Wo · B)
 
         hidden = F.relu(self.norm2(hidden[None, :, :, None].to(self.norm2.weight.dtype)))[0, :, :, 0].to(exact)
         # A channel of ones makes the bias one more column of the weight.
@@ -108,7 +117,7 @@ class PatchwisePath(Path):
 
     def _by_row(self, x: Tensor) -> Tensor:
         """(..., D · K²) → (K, ..., D · K): what belongs to each row of the window."""
-        return x.unflatten(-1, (self.depth, self.window, self.window)).movedim(-2, 0).flatten(-2)
+        return x.unflatten(-1, (self.head_dim, self.window, self.window)).movedim(-2, 0).flatten(-2)
 
     def _normalisation(self, q: Tensor, k: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
         """The factor and the term that `norm1` comes to for each of its channels."""
@@ -147,7 +156,7 @@ class PatchwisePath(Path):
     def macs(self, height: int, width: int) -> float:
         """((K² + 1)·D·G + G²·K² + C·K²) per query: φ's two layers, and the sum of the values."""
         taps = self.window**2
-        per_query = ((taps + 1) * self.depth + taps * self.groups) * self.groups + taps * self.channels
+        per_query = ((taps + 1) * self.head_dim + taps * self.groups) * self.groups + taps * self.channels
         return float(per_query * strided(height, self.stride) * strided(width, self.stride))
 
 
@@ -325,4 +334,4 @@ class PatchwiseAttention(Operator):
         device: torch.device | str | None = None, dtype: torch.dtype | None = None, **path: Any,
     ) -> None:  # fmt: skip
         patchwise = PatchwisePath(out_channels, heads, stride=stride, device=device, dtype=dtype, **path)
-        super().__init__(Projection(in_channels, 2 * patchwise.depth + out_channels, bias, device, dtype), patchwise)
+        super().__init__(Projection(in_channels, 2 * patchwise.head_dim + out_channels, bias, device, dtype), patchwise)

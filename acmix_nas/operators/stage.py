@@ -6,12 +6,15 @@ width of the input, K window of attention, k kernel of convolution, s stride.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from acmix_nas.operators.attend import position_name
 from acmix_nas.util.errors import UserError
 
 WINDOW = 7
@@ -47,28 +50,14 @@ def reflected(positions: Tensor, size: int) -> Tensor:
     return last - (positions.remainder(max(2 * last, 1)) - last).abs()
 
 
-def head_channels(channels: int, heads: int, stride: int = 1, dilation: int = 1) -> int:
-    """D, the channels of one head.
-
-    Raises:
-        UserError: where the heads do not divide the channels, or the stride or dilation is no positive number.
-    """
-    for name, value in (("stride", stride), ("dilation", dilation)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1; got {name}={value}")
-    if heads < 1 or channels % heads:
-        raise UserError(f"out_channels must be divisible by heads; got out_channels={channels} and heads={heads}")
-    return channels // heads
-
-
 class Projection(nn.Module):
     """Stage I (equation 11): queries, keys and values by one fused 1×1 convolution.
 
     The maps of D channels come out in the order q₁…q_N, k₁…k_N, v₁…v_N, in channels_last memory, which is what
-    the tiles of the attentions and a 1×1 convolution on the CPU want. Patchwise attention alone reads one map of queries and
-    one of keys (appendix C), and then there are only those.
+    the tiles of the attentions and a 1×1 convolution on the CPU want. Where the paths read only some of the 3N maps
+    (`Path.reads`), only those are computed.
 
-    Shapes: (B, in_channels, H, W) → (B, map_channels, H, W), which is 3C, or 2D + C.
+    Shapes: (B, in_channels, H, W) → (B, map_channels, H, W); map_channels is 3C, or D for each map that is read.
     """
 
     def __init__(
@@ -133,17 +122,77 @@ Stage1 = Projection | ReducedProjection
 class Path(nn.Module):
     """A way of aggregating the maps of Stage I: one path of Stage II (equations 7, 8 and 12).
 
-    Shapes: (B, 3C, H, W) → (B, C, ⌈H/s⌉, ⌈W/s⌉); the maps are those of Stage I.
+    A subclass is an operator once `register_operator` knows it. It defines `forward` and `macs`; whatever else the package has
+    to know of an operator is a property here, with a default. The output must be linear in the values, the last N maps.
+
+    Shapes: (B, 3C, H, W) → (B, C, ⌈H/s⌉, ⌈W/s⌉). A path that reads M of the maps takes those alone,
+    too: (B, M · D, H, W).
+
+    Attributes:
+        kind: the name that it is registered under, such as "local".
+        settings: letter in an operator's name → argument of the constructor; {"k": "window"} reads `local_k3` as window=3.
+        rows_sum_to_one: whether the weights of the values sum to one. Then a constant that is added to every value is added to
+            the output.
+        head_dim: D = C / N.
+
+    Args:
+        channels: C.
+        heads: N, which must divide C.
+        stride: s.
+        dilation: distance between neighbours.
+
+    Raises:
+        UserError: where the heads do not divide the channels, or the stride or dilation is no positive number.
     """
 
-    channels: int
-    heads: int
-    stride: int
+    kind: ClassVar[str]
+    settings: ClassVar[Mapping[str, str]] = {}
+    rows_sum_to_one: ClassVar[bool] = True
+
+    def __init__(self, channels: int, heads: int, stride: int = 1, dilation: int = 1) -> None:
+        super().__init__()
+        for name, value in (("stride", stride), ("dilation", dilation)):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1; got {name}={value}")
+        if heads < 1 or channels % heads:
+            raise UserError(f"out_channels must be divisible by heads; got out_channels={channels} and heads={heads}")
+        self.channels, self.heads, self.head_dim = channels, heads, channels // heads
+        self.stride, self.dilation = stride, dilation
+
+    @classmethod
+    def make(cls, channels: int, heads: int, **offered: Any) -> Path:
+        """Build a path from what a slot offers (stride, dilation, shift, position, …), ignoring what it has no use for."""
+        taken = signature(cls).parameters
+        return cls(channels, heads, **{name: value for name, value in offered.items() if name in taken})
+
+    @classmethod
+    def reads(cls, heads: int) -> tuple[int, ...]:
+        """Return which of the 3N maps of Stage I it reads, in their order q₁…q_N, k₁…k_N, v₁…v_N."""
+        return tuple(range(3 * heads))
 
     @property
     def name(self) -> str:
-        """What the path is called as an operator, `local_k3`."""
-        raise NotImplementedError
+        """Its name as an operator, such as `local_k3`."""
+        return self.named()
+
+    def named(self, **offered: Any) -> str:
+        """Return its name at a slot that offers these arguments. A setting that is as offered, or by default, is left out."""
+        defaults = signature(type(self)).parameters
+        name: str = self.kind
+        for letter, argument in self.settings.items():
+            value = getattr(self, argument)
+            if value != offered.get(argument, defaults[argument].default):
+                name += f"_{letter}{value}"
+        return name
+
+    @property
+    def standing(self) -> dict[str, Any]:
+        """How it stands at its slot, and other candidates there should, too: arguments of `make`."""
+        return {"dilation": self.dilation, "position": position_name(getattr(self, "position", None))}
+
+    def roll(self, x: Tensor, back: bool = False) -> Tensor:  # noqa: ARG002  for those that do
+        """Move the input of Stage I to where the path wants it, or its output back. Shapes: (B, channels, H, W), which stay."""
+        return x
 
     def on(self, stage1: nn.Module, x: Tensor, maps: Tensor | None = None) -> Tensor:
         """This path on that Stage I.
@@ -163,14 +212,22 @@ class Output(Path):
     """A path and the output projection of a transformer behind it: a 1×1 convolution with a bias."""
 
     def __init__(self, path: Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
-        super().__init__()
-        self.channels, self.heads, self.stride = path.channels, path.heads, path.stride
+        super().__init__(path.channels, path.heads, path.stride, path.dilation)
         self.path = path
         self.proj = nn.Conv2d(path.channels, path.channels, 1, device=device, dtype=dtype)
 
+    def reads(self, heads: int) -> tuple[int, ...]:  # type: ignore[override]
+        return self.path.reads(heads)
+
+    def named(self, **offered: Any) -> str:
+        return self.path.named(**offered)
+
     @property
-    def name(self) -> str:
-        return self.path.name
+    def standing(self) -> dict[str, Any]:
+        return self.path.standing
+
+    def roll(self, x: Tensor, back: bool = False) -> Tensor:
+        return self.path.roll(x, back)
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.proj(self.path(maps))
@@ -190,6 +247,16 @@ class Operator(nn.Module):
         super().__init__()
         self.projection = projection
         self.path = path
+
+    @property
+    def attention(self) -> Path | None:
+        """Its attention; None of a convolution."""
+        return self.path
+
+    @property
+    def convolution(self) -> Path | None:
+        """Its convolution path, where it has one."""
+        return None
 
     @property
     def name(self) -> str:

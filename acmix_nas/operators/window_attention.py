@@ -10,12 +10,14 @@ from torch.nn import functional as F
 
 from acmix_nas.operators import kernels
 from acmix_nas.operators.attend import LinearPosition, RelativeBias, attend, constant, encoding_macs, make_position
-from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, head_channels, strided
+from acmix_nas.operators.registry import register_operator
+from acmix_nas.operators.stage import WINDOW, Operator, Path, Projection, strided
 from acmix_nas.util.errors import UserError
 
 __all__ = ["WindowAttention", "WindowPath"]
 
 
+@register_operator("window")
 class WindowPath(Path):
     """Every pixel attends to its own window of K×K; with `shift` the grid is moved by half a window, cyclically.
 
@@ -33,6 +35,8 @@ class WindowPath(Path):
         position: "linear" encoding of the coordinates, relative position "table", or "none".
     """
 
+    settings = {"k": "window"}
+
     def __init__(
         self,
         channels: int,
@@ -45,16 +49,21 @@ class WindowPath(Path):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, heads, stride)
         if window < 1:
             raise UserError(f"window of window attention must be positive; got window={window}")
-        self.channels, self.heads, self.window, self.stride, self.shift = channels, heads, window, stride, shift
-        self.depth, self.rolled = head_channels(channels, heads, stride), rolled
+        self.window, self.shift, self.rolled = window, shift, rolled
         self.position = make_position(position, channels, heads, window - 1, device, dtype)
 
     @property
-    def name(self) -> str:
-        return "window" if self.window == WINDOW else f"window_k{self.window}"
+    def standing(self) -> dict[str, Any]:
+        return {**super().standing, "shift": self.shift}
+
+    def roll(self, x: Tensor, back: bool = False) -> Tensor:
+        if not self.rolled:
+            return x
+        rows, columns = (Grid(size, self.window, self.shift) for size in x.shape[-2:])
+        return roll(x.permute(0, 2, 3, 1), rows, columns, back).permute(0, 3, 1, 2)
 
     def forward(self, maps: Tensor) -> Tensor:
         batch, _, height, width = maps.shape
@@ -63,7 +72,7 @@ class WindowPath(Path):
             return self._tiles(maps, rows, columns)
         x = maps.permute(0, 2, 3, 1)
         x = cut(x if self.rolled else roll(x, rows, columns), rows, columns)  # (B, windows, K², 3C)
-        q, k, v = x.unflatten(-1, (3, self.heads, self.depth)).permute(3, 0, 1, 4, 2, 5)  # (B, windows, N, K², D)
+        q, k, v = x.unflatten(-1, (3, self.heads, self.head_dim)).permute(3, 0, 1, 4, 2, 5)  # (B, windows, N, K², D)
         bias = None
         if isinstance(self.position, LinearPosition):
             k = k - cut(roll(self.position(height, width)[None], rows, columns), rows, columns)[:, :, None]

@@ -21,7 +21,7 @@ from acmix_nas.nnictl.experiment import launch
 from acmix_nas.nnictl.results import read_results
 from acmix_nas.research.benchmark import CUED, shipped
 from acmix_nas.research.benchmark.spaces import Space
-from acmix_nas.slots.slot import OperatorName
+from acmix_nas.slots.names import OperatorName
 from acmix_nas.training.images import ImageData
 from acmix_nas.training.loop import measure
 from acmix_nas.training.retrain import data_of, train_architecture

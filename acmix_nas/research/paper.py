@@ -9,7 +9,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import timm
 import torch
 from rich.table import Table
 from torch import nn
@@ -21,8 +20,7 @@ from acmix_nas.costs.survey import survey
 from acmix_nas.deploy.profile import count
 from acmix_nas.nnictl.results import TrialResult, read_results
 from acmix_nas.operators import ACmix, GlobalPath, Operator, Output, PatchwisePath, strided
-from acmix_nas.slots.blocks import open_blocks
-from acmix_nas.slots.slot import find_slots
+from acmix_nas.slots.backbones import open_backbone
 from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import read_json
 from acmix_nas.util.terminal import mean_and_deviation
@@ -87,7 +85,7 @@ def theory(module: nn.Module, height: int, width: int) -> Staged:
     if isinstance(module, ACmix) and module.convolution is not None:
         conv, out = module.convolution, strided(height, path.stride) * strided(width, path.stride)
         taps = conv.kernel_size**2
-        stage2 += float(conv.maps * taps * conv.depth * area + (taps + taps**2) * channels * out)
+        stage2 += float(conv.maps * taps * conv.head_dim * area + (taps + taps**2) * channels * out)
     return Staged(module.projection.macs(height, width), stage2)
 
 
@@ -128,9 +126,7 @@ def summed(network: str, measure: Callable[[nn.Module, int, int], Staged], unit:
 
 def operators_of(network: str) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
     """The operators of a network, and the size of their input maps at 224×224."""
-    model = timm.create_model(network)
-    open_blocks(model)
-    slots = find_slots(model)
+    model, slots = open_backbone(network)
     sizes = survey(model, slots, (3, SIZE, SIZE)).sizes
     return ((model.get_submodule(slot.name), sizes[slot.name]) for slot in slots)
 

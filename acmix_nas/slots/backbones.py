@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,21 @@ from timm.models import PretrainedCfg
 from torch import nn
 
 from acmix_nas.slots.blocks import open_blocks
-from acmix_nas.slots.slot import Slot, put
+from acmix_nas.slots.finding import Heads, Slot, find_slots
+from acmix_nas.slots.making import put
+from acmix_nas.slots.names import DEFAULT_CANDIDATES
 from acmix_nas.util.errors import UserError, first_line, one_of
 from acmix_nas.util.registry import load_group
 
-__all__ = ["as_features", "is_backbone", "load_weights", "make_backbone", "pretrained_config"]
+__all__ = [
+    "as_features",
+    "is_backbone",
+    "load_weights",
+    "make_backbone",
+    "open_backbone",
+    "open_slots",
+    "pretrained_config",
+]
 
 
 def make_backbone(backbone: str | nn.Module, arguments: dict[str, Any] | None = None) -> nn.Module:
@@ -41,6 +51,29 @@ def make_backbone(backbone: str | nn.Module, arguments: dict[str, Any] | None = 
         raise UserError(f"backbone {backbone!r} does not get its pretrained weights: {first_line(error)}") from error
     except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"backbone {backbone!r} does not take these arguments: {first_line(error)}") from error
+
+
+def open_slots(
+    network: nn.Module,
+    pattern: str | Sequence[str] = "*",
+    heads: Heads = None,
+    candidates: Sequence[str] = DEFAULT_CANDIDATES,
+) -> list[Slot]:
+    """Open the attention blocks of a network, in place, and return its slots. Arguments, errors: as of `find_slots`."""
+    open_blocks(network)
+    return find_slots(network, pattern, heads, candidates)
+
+
+def open_backbone(
+    backbone: str | nn.Module,
+    arguments: dict[str, Any] | None = None,
+    pattern: str | Sequence[str] = "*",
+    heads: Heads = None,
+    candidates: Sequence[str] = DEFAULT_CANDIDATES,
+) -> tuple[nn.Module, list[Slot]]:
+    """Make a backbone and find its slots. Arguments, errors: as of `make_backbone` and `find_slots`."""
+    network = make_backbone(backbone, arguments)
+    return network, open_slots(network, pattern, heads, candidates)
 
 
 def is_backbone(name: str) -> bool:

@@ -9,16 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from acmix_nas.operators import ACmix, Mixing, Operator, Projection
-from acmix_nas.slots.slot import (
-    OperatorName,
-    Slot,
-    attention_at,
-    convolution_at,
-    make_operator,
-    norm_at,
-    projection_at,
-    take_over,
-)
+from acmix_nas.slots.finding import Slot
+from acmix_nas.slots.making import attention_at, convolution_at, make_operator, norm_at, projection_at, take_over
+from acmix_nas.slots.names import OperatorName
 from acmix_nas.supernet.mixture import normalised_sum
 from acmix_nas.util.errors import one_of
 
@@ -72,7 +65,7 @@ class Candidates(nn.Module):
             self.alone[name] = module if name == "conv" else module.get_submodule("operator")
 
         shared = [operator for name, operator in self.operators.items() if name not in self.alone]
-        self.projection = projection_at(slot, slot.maps, **like) if shared else None
+        self.projection = projection_at(slot, len(slot.reads), **like) if shared else None
         self.attentions = nn.ModuleDict()
         for operator in shared:
             if operator.attention is not None and operator.attention not in self.attentions:
@@ -82,13 +75,13 @@ class Candidates(nn.Module):
         self.convolution = convolution_at(slot, **like) if convolves else None
         if isinstance(home, Operator | ACmix):
             take_over(self.projection, home.projection)
-            at_home = home.path if isinstance(home, Operator) else home.attention
+            at_home = home.attention
             for name, attention in self.attentions.items():
                 if at_home is not None and attention.name == at_home.name:
                     take_over(attention, at_home)
                     if isinstance(home, ACmix) and f"acmix_{name}" in self.mixings:
                         take_over(self.mixings[f"acmix_{name}"], home.mixing)
-            take_over(self.convolution, home.convolution if isinstance(home, ACmix) else home.path)
+            take_over(self.convolution, home.convolution)
 
     def _paths(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """What these candidates are made of, each (B, C, Ho, Wo): attentions, the convolution path, and candidates that
@@ -229,12 +222,7 @@ class Candidates(nn.Module):
         else:
             assert isinstance(module, Operator)
             module.path.load_state_dict(attention)
-            if operator.kind == "patchwise" and self.slot.linear:
-                stage1 = {key: self._read_by_patchwise(value) for key, value in stage1.items()}
+            if operator.path is not None and self.slot.linear:
+                read = [self.slot.reads.index(number) for number in operator.path.reads(self.slot.heads)]
+                stage1 = {key: rows.unflatten(0, (-1, self.slot.head_dim))[read].flatten(0, 1) for key, rows in stage1.items()}
         module.get_submodule("projection").load_state_dict(stage1)
-
-    def _read_by_patchwise(self, stage1: Tensor) -> Tensor:
-        """The rows of Stage I that give the first map of queries, the first of keys, and the values."""
-        values = len(stage1) - self.slot.out_channels
-        depth = self.slot.depth
-        return torch.cat((stage1[:depth], stage1[values // 2 : values // 2 + depth], stage1[values:]))

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
-from acmix_nas.slots.slot import Slot, put
+from acmix_nas.slots.finding import Slot
+from acmix_nas.slots.making import put
 from acmix_nas.supernet.candidates import Candidates
 from acmix_nas.supernet.ranking import Judge
 from acmix_nas.training.task import Task

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import Self
 
-from acmix_nas.slots.slot import Slot, put
+from acmix_nas.slots.finding import Slot
+from acmix_nas.slots.making import put
 from acmix_nas.supernet.candidates import Candidates
 from acmix_nas.training.data import Data
 from acmix_nas.training.loop import judging_device, seed_all

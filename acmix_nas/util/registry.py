@@ -73,8 +73,7 @@ class Registry(Generic[T]):
             declared = self._declared()
             if name not in declared:
                 raise one_of(self.what, name, self.names())
-            loaded = declared[name].load()
-            self._registered.setdefault(name, loaded)  # its decorator may have registered it
+            self.register(name)(declared[name].load())
         return self._registered[name]
 
     def origin(self, name: str) -> str:

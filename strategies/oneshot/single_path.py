@@ -1,4 +1,4 @@
-"""Uniform sampling of single paths, begun as a mixture, which learns sooner."""
+"""Uniform sampling of single paths, begun as the mean of all candidates, which learns sooner."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class SinglePath(RandomOneShot):
 
 
 class SinglePathModule(RandomSamplingLightningModule):
-    """NNI's loop, which samples a path in every step, with the mixture of the first epochs."""
+    """NNI's loop, which samples a path in every step, with the mean of all candidates in the first epochs."""
 
     def __init__(self, training_module: LightningModule, warmup_epochs: int, **others: Any) -> None:
         super().__init__(training_module, **others)
         self.warmup_epochs = warmup_epochs
 
     def on_train_epoch_start(self) -> None:
-        mixing = self.trainer.current_epoch < self.warmup_epochs
+        averaging = self.trainer.current_epoch < self.warmup_epochs
         for slot in self.supernet_modules():
             if isinstance(slot, SampledSlot):
-                slot.mixing = mixing
+                slot.averaging = averaging
         super().on_train_epoch_start()

@@ -11,7 +11,7 @@ from acmix_nas.architecture import Architecture, build
 from acmix_nas.costs.counted import operator_counts
 from acmix_nas.costs.survey import survey
 from acmix_nas.costs.table import CostTable
-from acmix_nas.slots.slot import Slot, find_slots
+from acmix_nas.slots.finding import Slot, find_slots
 from acmix_nas.util.errors import UserError
 from tests.small import SEVEN
 

@@ -17,7 +17,6 @@ import acmix_nas.deploy.fusion
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.deploy.export import export_onnx
 from acmix_nas.deploy.fusion import FusedOperator, PackedConv2d, PointwiseLinear, _following_norms, _forms, fuse
-from acmix_nas.models.swin import RolledACmix
 from acmix_nas.operators import (
     ACmix,
     Convolution,
@@ -57,7 +56,7 @@ OPERATORS: dict[str, Callable[[], Operator | ACmix]] = {
     "swin": lambda: ACmix.of(
         Projection(6, 18), Output(WindowPath(6, 2, 3, position="table")), ConvolutionPath(6, 2, bias=True), Mixing()
     ),
-    "swin_rolled": lambda: RolledACmix.of(
+    "swin_rolled": lambda: ACmix.of(
         Projection(6, 18),
         Output(WindowPath(6, 2, 3, shift=True, position="table", rolled=True)),
         ConvolutionPath(6, 2, bias=True),

@@ -35,7 +35,7 @@ from acmix_nas.deploy.profile import (
     stages,
     table,
 )
-from acmix_nas.slots.slot import find_slots
+from acmix_nas.slots.finding import find_slots
 from acmix_nas.util.errors import UserError
 from tests.small import RESNET, SEVEN, SLOTS
 

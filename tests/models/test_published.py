@@ -218,7 +218,7 @@ def test_swin_maps_enter_fc_as_heads_of_q_of_k_of_v(operators: Operators, number
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize("number", range(12))
 def test_resnet_maps_enter_fc_as_heads_of_q_of_k_of_v(operators: Operators, number: int, stage: int) -> None:
-    channels, depth = 8 * stage, 2 * stage
+    channels, head_dim = 8 * stage, 2 * stage
     fc, dep_conv = torch.zeros(9, 12, 1, 1), torch.zeros(channels, 9, 3, 3)
     fc[5, number] = 1
     dep_conv[:, 5, 1, 1] = torch.arange(1.0, channels + 1)
@@ -227,7 +227,7 @@ def test_resnet_maps_enter_fc_as_heads_of_q_of_k_of_v(operators: Operators, numb
     weight, bias = torch.randn(channels, channels, 1, 1).double(), torch.randn(channels).double()
     change |= {f"conv{third + 1}.weight": weight, f"conv{third + 1}.bias": bias}
     x = maps(channels, 7, 10)
-    head = F.conv2d(x, weight, bias)[:, n * depth : (n + 1) * depth, ::stage, ::stage]
+    head = F.conv2d(x, weight, bias)[:, n * head_dim : (n + 1) * head_dim, ::stage, ::stage]
     expected = torch.stack([(c + 1) * head[:, c // 4] for c in range(channels)], dim=1)
     torch.testing.assert_close(operators.resnet(stage, change | CONVOLUTION_ALONE)(x), expected, **TOLERANCE)
 
@@ -306,9 +306,9 @@ def test_the_bias_of_fc_passes_through_the_zero_padding(operators: Operators) ->
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize("pixel", [(0, 0), (2, 3), (2, 4)])
 def test_the_scale_multiplies_the_positional_term_too(operators: Operators, pixel: tuple[int, int], stage: int) -> None:
-    channels, depth, height, width = 8 * stage, 2 * stage, 5, 9
+    channels, head_dim, height, width = 8 * stage, 2 * stage, 5, 9
     q = torch.randn(channels).double()  # the same everywhere; k = 0, v = x
-    p = torch.randn(depth, 2).double()
+    p = torch.randn(head_dim, 2).double()
     change = {
         "conv1.weight": ZERO, "conv1.bias": q, "conv2.weight": ZERO, "conv2.bias": ZERO,
         "conv3.weight": torch.eye(channels)[:, :, None, None], "conv3.bias": ZERO, "conv_p.weight": p[:, :, None, None],
@@ -324,8 +324,8 @@ def test_the_scale_multiplies_the_positional_term_too(operators: Operators, pixe
     # Width first, and from −1 to 1.
     away = torch.tensor([((left - j) * 2 / (width - 1), (top - i) * 2 / (height - 1)) for i, j in neighbours]).double()
     for head in range(4):
-        mine = slice(head * depth, (head + 1) * depth)
-        weights = ((away @ p.T @ q[mine]) / depth**0.5).softmax(dim=0)
+        mine = slice(head * head_dim, (head + 1) * head_dim)
+        weights = ((away @ p.T @ q[mine]) / head_dim**0.5).softmax(dim=0)
         expected = sum(weight * x[:, mine, i, j] for weight, (i, j) in zip(weights, neighbours, strict=True))
         torch.testing.assert_close(out[:, mine, pixel[0], pixel[1]], expected, atol=1e-6, rtol=1e-6)
 
@@ -390,7 +390,7 @@ WRONG_RESNET: dict[str, tuple[Break, str]] = {
     "wrong projection": (
         lambda s: other(s, "layer1.0.conv2.conv3.weight", torch.zeros(8, 16, 1, 1)), r"conv3\.weight.*\(8, 16, 1, 1\)"
     ),
-    "wrong depth": (lambda s: other(s, "layer1.0.conv2.conv_p.bias", torch.zeros(3)), r"conv_p\.bias.*\(3,\).*\(2,\)"),
+    "wrong head_dim": (lambda s: other(s, "layer1.0.conv2.conv_p.bias", torch.zeros(3)), r"conv_p\.bias.*\(3,\).*\(2,\)"),
     "number of classes": (
         lambda s: s | {"fc.weight": torch.zeros(7, 160), "fc.bias": torch.zeros(7)}, r"'fc\.weight'.*\(7, 160\).*\(5, 160\)"
     ),

@@ -254,16 +254,16 @@ def test_both_paths_of_patchwise_read_two_maps_and_the_values(heads: int, shape:
     operator = ACmix(3, 16, heads=heads, attention="patchwise", window=3, **shape).eval()
     scramble(operator)
     x = torch.randn(2, 3, *size, requires_grad=True)
-    depth, attention, convolution = 16 // heads, operator.attention, operator.convolution
+    head_dim, attention, convolution = 16 // heads, operator.attention, operator.convolution
     maps = torch.einsum("oi,bihw->bohw", operator.projection.qkv.weight.flatten(1), x)
     maps = maps + operator.projection.qkv.bias[:, None, None]
-    q, k, v = maps.split((depth, depth, 16), dim=1)
+    q, k, v = maps.split((head_dim, head_dim, 16), dim=1)
     attended = reference.patchwise_attention(
         q, k, v, attention.norm1, attention.squeeze.weight.flatten(1), attention.norm2,
         (attention.expand.weight.flatten(1), attention.expand.bias), 3, **shape,
     )  # fmt: skip
     convolved = reference.convolution(
-        q[:, None], k[:, None], v.unflatten(1, (heads, depth)), convolution.fc, convolution.shift, **shape
+        q[:, None], k[:, None], v.unflatten(1, (heads, head_dim)), convolution.fc, convolution.shift, **shape
     )
     compare(operator, x, operator(x), operator.alpha * attended + operator.beta * convolved)
 

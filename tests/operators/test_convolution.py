@@ -17,10 +17,10 @@ def test_starts_as_tensor_shifts(kernel: int) -> None:
     maps = torch.randn(2, 24, 6, 7)
     out = path(maps).unflatten(1, (4, 2))  # (B, D, N, H, W)
     light = torch.einsum("tm,bmdhw->bdthw", path.fc, maps.unflatten(1, (6, 4)))
-    for depth in range(4):
-        oracle = reference.shift_tensors(light[:, depth], kernel)
+    for d in range(4):
+        oracle = reference.shift_tensors(light[:, d], kernel)
         for head in range(2):
-            torch.testing.assert_close(out[:, depth, head], oracle, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(out[:, d, head], oracle, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4, 8])

@@ -29,7 +29,7 @@ def double(channels: int = 8, heads: int = 2, **arguments: Any) -> ConvolutionPa
 
 
 def maps_of(path: ConvolutionPath, height: int = 7, width: int = 10) -> Tensor:
-    return torch.randn(2, path.maps * path.depth, height, width, dtype=torch.float64)
+    return torch.randn(2, path.maps * path.head_dim, height, width, dtype=torch.float64)
 
 
 def start_of(path: ConvolutionPath) -> Tensor:
@@ -66,10 +66,10 @@ def test_starts_as_tensor_shifts_at_any_stride_and_dilation(kernel: int, shape: 
     maps = maps_of(path)
     out = path(maps).unflatten(1, (4, 2))  # (B, D, N, Ho, Wo)
     light = torch.einsum("tm,bmdhw->bdthw", path.fc, maps.unflatten(1, (6, 4)))
-    for depth in range(4):
-        oracle = reference.shift_tensors(light[:, depth], kernel, **SHAPES[shape])
+    for d in range(4):
+        oracle = reference.shift_tensors(light[:, d], kernel, **SHAPES[shape])
         for head in range(2):
-            torch.testing.assert_close(out[:, depth, head], oracle, **EXACT)
+            torch.testing.assert_close(out[:, d, head], oracle, **EXACT)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -139,7 +139,7 @@ def test_fewer_maps_of_queries_and_keys(heads: int, kernel: int) -> None:
     path = double(16, heads, kernel_size=kernel, maps=2 + heads)
     assert path.factored == (2 + heads > 3 + kernel**2)
     nn.init.normal_(path.shift)
-    q, k, v = maps_of(path).unflatten(1, (-1, path.depth)).split((1, 1, heads), dim=1)
+    q, k, v = maps_of(path).unflatten(1, (-1, path.head_dim)).split((1, 1, heads), dim=1)
     oracle = reference.convolution(q, k, v, path.fc, path.shift)
     torch.testing.assert_close(path(torch.cat((q, k, v), dim=1).flatten(1, 2)), oracle, **EXACT)
 
@@ -210,7 +210,7 @@ def test_collapses_to_it_where_stage_1_has_a_bias(heads: int, shifts: str, shape
 def test_of_the_input_or_of_the_maps(bias: bool, output_bias: bool, maps: int, shifts: str, shape: str) -> None:
     """The dense form is the form on Stage I's maps, with the gradients of every parameter and of the input."""
     path = ConvolutionPath(8, 2, shifts=shifts, maps=maps, bias=output_bias, dtype=torch.float64, **SHAPES[shape])
-    stage1 = Projection(5, maps * path.depth, bias, dtype=torch.float64)
+    stage1 = Projection(5, maps * path.head_dim, bias, dtype=torch.float64)
     for parameter in [*path.parameters(), *stage1.parameters()]:
         if parameter.requires_grad:
             nn.init.normal_(parameter)

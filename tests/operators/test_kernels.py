@@ -72,7 +72,7 @@ KINDS: list[dict[str, Any]] = [
     arguments=st.sampled_from(KINDS),
     position=st.sampled_from(["linear", "table", "none"]),
     heads=st.sampled_from([1, 2, 3]),
-    depth=st.sampled_from([1, 3, 4, 8, 12, 16, 20]),
+    head_dim=st.sampled_from([1, 3, 4, 8, 12, 16, 20]),
     height=st.integers(1, 19),
     width=st.integers(1, 19),
     stride=st.integers(1, 3),
@@ -80,11 +80,11 @@ KINDS: list[dict[str, Any]] = [
 )
 @settings(max_examples=120, deadline=None)
 def test_equal_pytorchs_form_with_gradients(
-    arguments: dict[str, Any], position: str, heads: int, depth: int, height: int, width: int, stride: int, batch: int
+    arguments: dict[str, Any], position: str, heads: int, head_dim: int, height: int, width: int, stride: int, batch: int
 ) -> None:
     torch.manual_seed(0)
-    path = attention_path(channels=heads * depth, heads=heads, stride=stride, position=position, **arguments)
-    maps = torch.randn(batch, 3 * heads * depth, height, width)
+    path = attention_path(channels=heads * head_dim, heads=heads, stride=stride, position=position, **arguments)
+    maps = torch.randn(batch, 3 * heads * head_dim, height, width)
     close(both(path, maps, pytest.MonkeyPatch()))
 
 

@@ -117,7 +117,7 @@ def test_cuda_agrees_with_the_cpu(cls: Any) -> None:
         ({"heads": 0}, ["heads=0"]),
         ({"window": 4}, ["window=4", "odd"]),
         ({"border": "wrap"}, ["border", "reflect, mask", "'wrap'"]),
-        ({"attention": "axial"}, ["attention", "local, window, global", "'axial'"]),
+        ({"attention": "axial"}, ["attention", "global", "local", "'axial'"]),
         ({"mixing": "none"}, ["mixing", "convex, learned", "'none'"]),
         ({"kernel_size": 2}, ["kernel_size=2"]),
         ({"stride": 0}, ["stride=0"]),
@@ -136,7 +136,8 @@ def test_errors_name_the_argument(arguments: dict[str, Any], names: list[str]) -
 
 @pytest.mark.parametrize("name", ["acmix_local", "acmix_local_k3", "acmix_window", "acmix_window_k4", "acmix_global_r2"])
 def test_an_acmix_knows_its_name(name: str) -> None:
-    from acmix_nas.slots.slot import Slot, make_operator
+    from acmix_nas.slots.finding import Slot
+    from acmix_nas.slots.making import make_operator
 
     assert make_operator(Slot("x", 8, 8, heads=2), name).get_submodule("operator").name == name
 

@@ -45,12 +45,12 @@ def double(**arguments: Any) -> PatchwisePath:
 
 
 def channels_of(path: PatchwisePath, layout: str) -> int:
-    return path.channels + 2 * (path.channels if layout == "all" else path.depth)
+    return path.channels + 2 * (path.channels if layout == "all" else path.head_dim)
 
 
 def by_formula(path: PatchwisePath, maps: Tensor) -> Tensor:
     before = maps.shape[1] - path.channels
-    q, k = (maps[:, first : first + path.depth] for first in (0, before // 2))
+    q, k = (maps[:, first : first + path.head_dim] for first in (0, before // 2))
     return reference.patchwise_attention(
         q, k, maps[:, before:], path.norm1, path.squeeze.weight.flatten(1), path.norm2,
         (path.expand.weight.flatten(1), path.expand.bias), path.window, path.stride, path.dilation,
@@ -122,7 +122,7 @@ def test_a_channel_whose_factor_is_zero_still_learns() -> None:
 def test_a_large_mean_costs_no_more_digits_than_in_batch_norm() -> None:
     path = double(window=3)
     maps = torch.randn(2, channels_of(path, "read"), 7, 6, dtype=torch.float64)
-    maps[:, : 2 * path.depth] += 300
+    maps[:, : 2 * path.head_dim] += 300
     error = (path.float()(maps.float()) - by_formula(copy.deepcopy(path).double(), maps)).abs().max()
     assert error < 2e-3  # squares of uncentred keys would be off by a hundredth of the variance
 
@@ -192,9 +192,9 @@ def test_no_unfolded_map_is_built(channels: int, side: int) -> None:
     maps = torch.randn(2, channels_of(path, "read"), side, side)
     with torch.no_grad(), TensorMemory([maps, *path.parameters(), *path.buffers()]) as memory:
         path(maps)
-    keys = path.window**2 * path.depth * maps[:, 0].numel() * maps.element_size()
+    keys = path.window**2 * path.head_dim * maps[:, 0].numel() * maps.element_size()
     assert memory.peak < keys
-    assert memory.peak < channels * keys / path.depth / 4  # of the values
+    assert memory.peak < channels * keys / path.head_dim / 4  # of the values
 
 
 @pytest.mark.parametrize("training", [True, False])

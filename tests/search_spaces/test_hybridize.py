@@ -18,7 +18,7 @@ from acmix_nas import hybridize
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import GumbelSlot, HybridSlot, HybridSpace, MixedSlot, ProxylessSlot, SampledSlot, SupernetSlot
-from acmix_nas.slots.slot import DEFAULT_CANDIDATES
+from acmix_nas.slots.names import DEFAULT_CANDIDATES
 from acmix_nas.strategies import Gumbel
 from acmix_nas.supernet.candidates import SHARING
 from acmix_nas.util.errors import UserError

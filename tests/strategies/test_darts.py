@@ -16,7 +16,7 @@ from acmix_nas.costs.table import CostTable
 from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
 from acmix_nas.searching.supernets import make_space, train_supernet
-from acmix_nas.slots.slot import find_slots
+from acmix_nas.slots.finding import find_slots
 from acmix_nas.strategies import DARTS
 from acmix_nas.strategies.oneshot.darts import CostPenalty
 from acmix_nas.training.images import ImageData

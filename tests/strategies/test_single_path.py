@@ -29,7 +29,7 @@ def test_the_first_epochs_train_the_mixture_and_the_others_single_paths(
 
     def watched(slot: SampledSlot, x: torch.Tensor) -> torch.Tensor:
         if slot.training:
-            seen.append(slot.mixing)
+            seen.append(slot.averaging)
         return run(slot, x)
 
     monkeypatch.setattr(SampledSlot, "forward", watched)
@@ -38,12 +38,12 @@ def test_the_first_epochs_train_the_mixture_and_the_others_single_paths(
     assert seen == [True] * (warmup * third) + [False] * ((3 - warmup) * third)
 
 
-def test_a_mixing_slot_gives_the_mean_in_training_and_one_path_in_evaluation() -> None:
+def test_an_averaging_slot_gives_the_mean_in_training_and_one_path_in_evaluation() -> None:
     space = hybridize(**RESNET, candidates=["conv", "local", "acmix_local"])
     SinglePath(warmup_epochs=1).mutate_model(space)
     slot = next(module for module in space.modules() if isinstance(module, SampledSlot))
     slot.resample({})
-    slot.mixing = True
+    slot.averaging = True
     x = images()[:, :1].expand(-1, slot.slot.in_channels, -1, -1)
     slot.train()
     outputs = slot.candidates.outputs(x)

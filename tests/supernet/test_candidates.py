@@ -25,7 +25,7 @@ from acmix_nas.operators import (
     ReducedProjection,
     WindowPath,
 )
-from acmix_nas.slots.slot import Slot, find_slots
+from acmix_nas.slots.finding import Slot, find_slots
 from acmix_nas.supernet.candidates import SHARING, Candidates
 from acmix_nas.util.errors import UserError
 from tests.small import EVERY, SEVEN, at, train_briefly
@@ -143,7 +143,7 @@ def test_collapse_is_exact_in_a_block_and_at_its_border(place: str) -> None:
 @pytest.mark.parametrize("place", ["narrow", "narrow_block"])
 def test_patchwise_alone_needs_a_narrow_stage_1(place: str, share: str) -> None:
     candidates = Candidates(PLACES[place], share)
-    assert candidates.projection.qkv.out_channels == (2 + 4) * PLACES[place].depth
+    assert candidates.projection.qkv.out_channels == (2 + 4) * PLACES[place].head_dim
     if share == "all":
         assert candidates.convolution.maps == 2 + 4
 
@@ -152,8 +152,8 @@ def test_patchwise_among_others_leaves_what_it_does_not_read() -> None:
     candidates = scrambled(PLACES["block"])
     slim = candidates.derive("patchwise").get_submodule("operator.projection.qkv")
     whole = candidates.projection.qkv
-    depth, channels = PLACES["block"].depth, PLACES["block"].out_channels
-    read = [*range(depth), *range(channels, channels + depth), *range(2 * channels, 3 * channels)]
+    head_dim, channels = PLACES["block"].head_dim, PLACES["block"].out_channels
+    read = [*range(head_dim), *range(channels, channels + head_dim), *range(2 * channels, 3 * channels)]
     assert torch.equal(slim.weight, whole.weight[read])
     assert torch.equal(slim.bias, whole.bias[read])
 

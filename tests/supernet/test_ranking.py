@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from acmix_nas.research.benchmark.spaces import CUED
-from acmix_nas.slots.slot import Slot, find_slots, put
+from acmix_nas.slots.finding import Slot, find_slots
+from acmix_nas.slots.making import put
 from acmix_nas.supernet.candidates import Candidates
 from acmix_nas.supernet.ranking import Ranker
 from acmix_nas.training.config import DataConfig

@@ -20,9 +20,8 @@ from acmix_nas.costs.table import COUNTED, CostTable
 from acmix_nas.deploy.latency import Latency
 from acmix_nas.research import cued
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.slots.backbones import make_backbone
-from acmix_nas.slots.blocks import open_blocks
-from acmix_nas.slots.slot import Slot, find_slots
+from acmix_nas.slots.backbones import open_backbone
+from acmix_nas.slots.finding import Slot
 from acmix_nas.strategies.differentiable import DifferentiableSearch
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageData, reader_of
@@ -65,12 +64,7 @@ class Space:
     @property
     def backbone(self) -> nn.Module:
         """As it stands before anything is chosen, made anew."""
-        config = self.config
-        backbone = make_backbone(
-            str(config.backbone), {**config.arguments(config.data.image_size), "num_classes": self.num_classes}
-        )
-        open_blocks(backbone)
-        return backbone
+        return self._open()[0]
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -80,8 +74,12 @@ class Space:
     @cached_property
     def slots(self) -> list[Slot]:
         """The slots, in order."""
+        return self._open()[1]
+
+    def _open(self) -> tuple[nn.Module, list[Slot]]:
         config = self.config
-        return find_slots(self.backbone, config.slots, config.heads, config.candidates)
+        arguments = {**config.arguments(config.data.image_size), "num_classes": self.num_classes}
+        return open_backbone(str(config.backbone), arguments, config.slots, config.heads, config.candidates)
 
     @cached_property
     def costs(self) -> CostTable:

@@ -26,16 +26,16 @@ class NaiveACmix(nn.Module):
         self, in_channels: int, out_channels: int, heads: int = 4, window: int = WINDOW, kernel_size: int = 3, stride: int = 1
     ) -> None:
         super().__init__()
-        self.heads, self.depth, self.window, self.stride = heads, out_channels // heads, window, stride
+        self.heads, self.head_dim, self.window, self.stride = heads, out_channels // heads, window, stride
         taps = kernel_size**2
         self.q = nn.Conv2d(in_channels, out_channels, 1)
         self.k = nn.Conv2d(in_channels, out_channels, 1)
         self.v = nn.Conv2d(in_channels, out_channels, 1)
-        self.encode = nn.Conv2d(2, self.depth, 1)
+        self.encode = nn.Conv2d(2, self.head_dim, 1)
         self.pad = nn.ReflectionPad2d(window // 2)
         self.fc = nn.Conv2d(3 * heads, taps, 1, bias=False)
         self.shift = nn.Conv2d(
-            taps * self.depth, out_channels, kernel_size, stride, kernel_size // 2, groups=self.depth, bias=False
+            taps * self.head_dim, out_channels, kernel_size, stride, kernel_size // 2, groups=self.head_dim, bias=False
         )
         self.alpha = nn.Parameter(torch.tensor(0.5))
         self.beta = nn.Parameter(torch.tensor(0.5))
@@ -78,11 +78,11 @@ class NaiveACmix(nn.Module):
         rows = torch.linspace(-1, 1, height, device=q.device, dtype=q.dtype)[:, None].expand(height, width)
         p = self.encode(torch.stack((columns, rows))[None])  # (1, D, H, W)
 
-        q, k, v = (maps.reshape(-1, self.depth, height, width) for maps in (q, k, v))  # (B · N, D, H, W)
+        q, k, v = (maps.reshape(-1, self.head_dim, height, width) for maps in (q, k, v))  # (B · N, D, H, W)
         q_i, p_i = (maps[:, :, None, :: self.stride, :: self.stride] for maps in (q, p))
-        logits = (q_i * (self.neighbours(k) + p_i - self.neighbours(p))).sum(1) * self.depth**-0.5  # (B · N, K², Ho, Wo)
+        logits = (q_i * (self.neighbours(k) + p_i - self.neighbours(p))).sum(1) * self.head_dim**-0.5  # (B · N, K², Ho, Wo)
         out = (logits.softmax(1)[:, None] * self.neighbours(v)).sum(2)
-        return out.reshape(-1, self.heads * self.depth, *out.shape[2:])
+        return out.reshape(-1, self.heads * self.head_dim, *out.shape[2:])
 
     def neighbours(self, maps: Tensor) -> Tensor:
         """(B, D, H, W) → (B, D, K², Ho, Wo)."""
@@ -91,7 +91,7 @@ class NaiveACmix(nn.Module):
     def convolve(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Equations 7 and 8: fc of the 3N maps, then the group convolution that shifts and sums."""
         batch, _, height, width = q.shape
-        maps = torch.cat([x.reshape(batch, self.heads, self.depth, -1) for x in (q, k, v)], dim=1)  # (B, 3N, D, H · W)
+        maps = torch.cat([x.reshape(batch, self.heads, self.head_dim, -1) for x in (q, k, v)], dim=1)  # (B, 3N, D, H · W)
         light = self.fc(maps).transpose(1, 2)  # (B, D, k², H · W)
         return self.shift(light.reshape(batch, -1, height, width))
 
@@ -111,12 +111,12 @@ class NaivePatchwise(nn.Module):
         self, in_channels: int, out_channels: int, heads: int = 4, window: int = WINDOW, stride: int = 1, share: int = 8
     ) -> None:
         super().__init__()
-        self.window, self.stride, self.groups, depth = window, stride, out_channels // share, out_channels // heads
-        self.q = nn.Conv2d(in_channels, depth, 1)
-        self.k = nn.Conv2d(in_channels, depth, 1)
+        self.window, self.stride, self.groups, head_dim = window, stride, out_channels // share, out_channels // heads
+        self.q = nn.Conv2d(in_channels, head_dim, 1)
+        self.k = nn.Conv2d(in_channels, head_dim, 1)
         self.v = nn.Conv2d(in_channels, out_channels, 1)
         self.pad = nn.ReflectionPad2d(window // 2)
-        features = (window**2 + 1) * depth
+        features = (window**2 + 1) * head_dim
         self.norm1 = nn.BatchNorm2d(features)
         self.squeeze = nn.Conv2d(features, self.groups, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(self.groups)

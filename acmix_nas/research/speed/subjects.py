@@ -14,7 +14,8 @@ from acmix_nas.deploy.fusion import fuse
 from acmix_nas.operators import ACmix, PatchwiseAttention
 from acmix_nas.research.speed.cases import CANDIDATES, Spec
 from acmix_nas.research.speed.naive import NaiveACmix, NaivePatchwise
-from acmix_nas.slots.slot import Slot, make_operator
+from acmix_nas.slots.finding import Slot
+from acmix_nas.slots.making import make_operator
 from acmix_nas.supernet.candidates import Candidates
 
 __all__ = ["KINDS", "DartsStep", "Evaluation", "Subject", "Training", "build"]

@@ -18,7 +18,7 @@ def test_cued_has_81_architectures() -> None:
 
 
 def test_cued_attends_with_heads_of_8_channels() -> None:
-    assert [(slot.name, slot.depth) for slot in CUED.slots] == [(f"blocks.{i}.slot", 8) for i in range(4)]
+    assert [(slot.name, slot.head_dim) for slot in CUED.slots] == [(f"blocks.{i}.slot", 8) for i in range(4)]
 
 
 @pytest.mark.parametrize("choice", [("conv",) * 4, ("global",) * 4, ("acmix_global", "conv", "global", "conv")])
