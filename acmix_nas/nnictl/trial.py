@@ -1,4 +1,4 @@
-"""One trial of an NNI experiment, and the same without NNI: `python -m acmix_nas.nnictl.trial search|evaluate|train`.
+"""One trial of an NNI experiment, and the same without NNI: `python -m acmix_nas trial search|evaluate|train`.
 
 A trial writes its own parameters and its result into its folder, and later steps read these: with several trials at a time,
 NNI's records bind parameters to the wrong ones.
@@ -6,21 +6,18 @@ NNI's records bind parameters to the wrong ones.
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Any
 
 import nni
 import pytorch_lightning as pl
-import typer
 from torch.utils.tensorboard import SummaryWriter
 
 from acmix_nas.architecture import Architecture
-from acmix_nas.cli.options import BackboneArgs, from_parameters, names, options, pairs
 from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.profile import count
 from acmix_nas.nnictl.results import link_for_web_page
@@ -31,12 +28,7 @@ from acmix_nas.training.data import DataConfig, ImageData
 from acmix_nas.training.retrain import retrain, sized
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import new_folder, provenance, read_json, save_tensors, write_json
-from acmix_nas.util.terminal import app, run
-
-Check = Annotated[Path | None, typer.Option(help="only check the options and this search space (a JSON file), and stop")]
-Output = Annotated[Path | None, typer.Option(help="folder to write into; by default NNI's, or a new runs/trial-N")]
-
-trial = app("One trial of an NNI experiment. Its parameters come from NNI, where there is one, over its options.")
+from acmix_nas.util.settings import flat_names, replace_flat
 
 
 class Reporter(pl.Callback):
@@ -82,17 +74,15 @@ def end(folder: Path, parameters: Mapping[str, Any], result: Mapping[str, Any]) 
     print(f"metric {result['metric']:.4f} in {result['seconds']} s; results in {folder}")
 
 
-@trial.command("search")
-@options(SearchConfig)
-def search_trial(searchconfig: SearchConfig, output: Output = None, check: Check = None) -> None:
-    """One search; NNI's parameters are options of it, such as seed and penalty."""
+def search_one(config: SearchConfig, output: Path | None, check: Path | None) -> None:
+    """Run one search; NNI's parameters are settings of it. With `check`, only try the values of a search space."""
     if check is not None:
         for parameters in corners(read_json(check, "search space")):
-            (config,) = from_parameters(parameters, searchconfig)
-        make_space(config, ImageData(config.data).num_classes)
+            (tried,) = replace_flat(parameters, config)
+        make_space(tried, ImageData(tried.data).num_classes)
         return
     folder, parameters = begin(output)
-    (config,) = from_parameters(parameters, searchconfig)
+    (config,) = replace_flat(parameters, config)
     end(folder, parameters, search(config, folder, callbacks=[Reporter()], progress=False, resume=True))
 
 
@@ -104,22 +94,17 @@ def corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**other, **{name: values[min(i, len(values) - 1)] for name, values in choices.items()}} for i in range(most)]
 
 
-@trial.command()
-@options(SearchConfig)
-def evaluate(
-    searchconfig: SearchConfig,
-    supernet: Annotated[
-        Path | None, typer.Option(help="folder of the supernet, which the first trial trains; beside the trials by default")
-    ] = None,
-    output: Output = None, check: Check = None,
-) -> None:  # fmt: skip
-    """One architecture, with the weights of a supernet; NNI's parameters are the operators by slot.
+def evaluate_one(config: SearchConfig, supernet: Path | None, output: Path | None, check: Path | None) -> None:
+    """Evaluate one architecture with the weights of a supernet; NNI's parameters are the operators by slot.
 
-    The supernet is trained by uniform sampling of single paths; the options say how.
+    The supernet is trained by uniform sampling of single paths.
+
+    Raises:
+        UserError: for settings that a single architecture has no use for.
     """
-    if searchconfig.budget or searchconfig.finalists != 1:
+    if config.budget or config.finalists != 1:
         raise UserError("budget and finalists are not for single architectures; a budget belongs to the tuner's classArgs")
-    config = dataclasses.replace(searchconfig, strategy="single_path")
+    (config,) = replace_flat({"strategy": "single_path"}, config)
     if check is not None:
         check_slots(config, read_json(check, "search space"))
         return
@@ -175,24 +160,23 @@ def shared_supernet(config: SearchConfig, folder: Path) -> tuple[SearchConfig, I
     return load_supernet(folder, data)
 
 
-@trial.command()
-@options(DataConfig, Recipe)
-def train(
-    dataconfig: DataConfig, recipe: Recipe,
-    backbone: Annotated[str, typer.Option(help="a name that timm knows")] = "resnet26_acmix",
-    backbone_args: BackboneArgs = None, output: Output = None, check: Check = None,
-) -> None:  # fmt: skip
-    """One network, from scratch; NNI's parameters are options, such as seed, or else arguments of the backbone.
+def train_one(
+    backbone: str,
+    backbone_args: Mapping[str, Any],
+    data_config: DataConfig,
+    recipe: Recipe,
+    output: Path | None,
+    check: Path | None,
+) -> None:
+    """Train one network from scratch; NNI's parameters are settings, or else arguments of the backbone.
 
-    A parameter whose value is a mapping stands for what is in it, such as a backbone with its own arguments. The folder is
-    that of a retraining. The metric is the accuracy of the validation part; that of the test part is only written down.
+    A parameter whose value is a mapping stands for what is in it.
     """
-    arguments = pairs("--backbone-args", backbone_args or [])
 
     def configured(parameters: Mapping[str, Any]) -> tuple[Architecture, DataConfig, Recipe]:
-        given = {"backbone": backbone, **arguments, **spread(parameters)}
-        known = names(DataConfig, Recipe)
-        data, how = from_parameters({name: given.pop(name) for name in known & given.keys()}, dataconfig, recipe)
+        given = {"backbone": backbone, **backbone_args, **spread(parameters)}
+        known = flat_names(DataConfig, Recipe)
+        data, how = replace_flat({name: given.pop(name) for name in known & given.keys()}, data_config, recipe)
         network = Architecture(given.pop("backbone"), slots={}, candidates=(), backbone_args=given)
         return sized(network, data.image_size), data, how
 
@@ -222,7 +206,3 @@ def spread(parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in parameters.items():
         opened |= value if isinstance(value, Mapping) else {name: value}
     return opened
-
-
-if __name__ == "__main__":
-    run(trial)

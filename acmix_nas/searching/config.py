@@ -6,14 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from acmix_nas.costs.budget import parse_budget
-from acmix_nas.costs.table import MEASURES
-from acmix_nas.slots.backbones import for_size
-from acmix_nas.slots.slot import DEFAULT_CANDIDATES, Heads
-from acmix_nas.training.classification import Recipe
-from acmix_nas.training.data import DataConfig
+from acmix_nas.training.config import DataConfig
+from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import provenance, read_json, write_json
 
@@ -25,6 +21,10 @@ SELECTIONS = ("argmax", "perturbation")
 STARTS = ("inherited", "scratch")
 WARM_SHARE = 0.25
 SETTINGS = "search.json"
+DEFAULT_CANDIDATES = ("conv", "home", "acmix_home")
+STRATEGY = {"panel": "strategy"}
+
+Heads = int | Mapping[str, int] | None
 
 
 def check_temperature(temperature: Sequence[float]) -> tuple[float, float]:
@@ -86,6 +86,8 @@ class SearchConfig:
         UserError: where a value has no meaning; the message names it.
     """
 
+    PANEL: ClassVar[str] = "search"
+
     backbone: str = "resnet26"
     backbone_args: Mapping[str, Any] = field(default_factory=dict)
     candidates: Sequence[str] = DEFAULT_CANDIDATES
@@ -93,17 +95,17 @@ class SearchConfig:
     heads: Heads = None
     share: str = "all"
     strategy: str = "single_path"
-    penalty: float = 0.0
-    cost: str = "macs"
-    darts_order: int = 1
-    temperature: Sequence[float] = (10.0, 0.1)
-    arc_learning_rate: float = 3e-2
-    arc_warmup: int | None = None
-    selection: str = "argmax"
-    watch: bool = True
-    patience: int = 3
-    samples: int = 100
-    budget: Sequence[str] = field(default=(), metadata={"repeated": True})
+    penalty: float = field(default=0.0, metadata=STRATEGY)
+    cost: str = field(default="macs", metadata=STRATEGY)
+    darts_order: int = field(default=1, metadata=STRATEGY)
+    temperature: Sequence[float] = field(default=(10.0, 0.1), metadata=STRATEGY)
+    arc_learning_rate: float = field(default=3e-2, metadata=STRATEGY)
+    arc_warmup: int | None = field(default=None, metadata=STRATEGY)
+    selection: str = field(default="argmax", metadata=STRATEGY)
+    watch: bool = field(default=True, metadata=STRATEGY)
+    patience: int = field(default=3, metadata=STRATEGY)
+    samples: int = field(default=100, metadata=STRATEGY)
+    budget: Sequence[str] = field(default=())
     finalists: int = 1
     apart: int = 2
     race_start: str | None = None
@@ -115,6 +117,8 @@ class SearchConfig:
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
+        from acmix_nas.costs.table import MEASURES
+
         for name in ("candidates", "slots", "budget"):  # lists, where they come from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
         try:
@@ -167,16 +171,20 @@ class SearchConfig:
                 raise UserError(f"{name} must be at least 1; got {name}={getattr(self, name)}")
         if self.strategy == "random" and self.finalists < 2:
             raise UserError("finalists must be at least 2 with strategy random, which has nothing else to choose by; got 1")
-        parse_budget(self.budget)
+        _ = self.limits  # which is read, to be refused here
 
     @property
     def limits(self) -> dict[str, float]:
         """The budget: cost → the largest allowed."""
+        from acmix_nas.costs.budget import parse_budget
+
         return parse_budget(self.budget)
 
     @property
     def arguments(self) -> dict[str, Any]:
         """What timm's create_model takes for the backbone, at the size of the images."""
+        from acmix_nas.slots.backbones import for_size
+
         return for_size(self.backbone, self.backbone_args, self.data.image_size)
 
     @property

@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from acmix_nas.util.errors import UserError
 
 __all__ = ["command_line", "new_folder", "provenance", "read_json", "save_tensors", "unused", "write_json", "write_text"]
@@ -91,6 +89,8 @@ def unused(*paths: Path) -> None:
 
 def save_tensors(path: Path, state: Mapping[str, Any]) -> Path:
     """Write a state dict, which `torch.load` reads back with `weights_only`."""
+    import torch  # here, since the command line shows its help without PyTorch
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save(dict(state), temporary)
