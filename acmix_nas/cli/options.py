@@ -22,7 +22,7 @@ from typing import Annotated, Any, get_args
 from cyclopts import Group, Parameter
 
 from acmix_nas.cli.config import overlaid, read_config, written
-from acmix_nas.util.reading import accumulates, allows_none, is_mapping
+from acmix_nas.util.reading import accumulates, is_mapping, is_union
 from acmix_nas.util.settings import Setting, replace_flat, settings_of
 
 __all__ = ["Given", "Inherited", "command"]
@@ -163,9 +163,9 @@ def metavar(kind: Any) -> dict[str, Any]:
     """Return what stands for a value of a type in help, where cyclopts can show it: version 4, for Python 3.10, cannot."""
     if kind is bool or not hasattr(Parameter, "metavar"):
         return {}
-    kind = next((member for member in get_args(kind) if member is not NoneType), kind) if allows_none(kind) else kind
     names = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
-    return {"metavar": "KEY=VALUE" if is_mapping(kind) else names.get(kind, "A,B")}
+    members = [member for member in get_args(kind) if member is not NoneType] if is_union(kind) else [kind]
+    return {"metavar": "|".join("KEY=VALUE" if is_mapping(member) else names.get(member, "A,B") for member in members)}
 
 
 def _everything(run: Callable[..., None], signature: inspect.Signature) -> Callable[..., None]:
@@ -214,7 +214,7 @@ def _as_typed(setting: Setting, texts: Sequence[Any]) -> Any:
     if is_mapping(setting.kind):
         found: dict[Any, Any] = {}
         for text in texts:
-            found |= setting.read([text], option)
+            found |= setting.read(text, option)
         return found
     parts = [part for text in texts for part in setting.read(text, option)]
     return tuple({part.partition("=")[0]: part for part in parts}.values())  # the later of two limits stands

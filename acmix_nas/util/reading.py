@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Mismatch", "accumulates", "allows_none", "is_mapping", "pairs", "read"]
+__all__ = ["Mismatch", "accumulates", "is_mapping", "is_union", "pairs", "read"]
 
 SIZES = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
 
@@ -35,7 +35,7 @@ def read(kind: Any, value: Any) -> Any:
     """
     if kind is Any:
         return value
-    if _is_union(kind):
+    if is_union(kind):
         return _union(kind, value)
     origin = typing.get_origin(kind) or kind
     if origin is typing.Literal:
@@ -74,7 +74,7 @@ def pairs(texts: Sequence[str]) -> dict[str, Any]:
 def is_mapping(kind: Any) -> bool:
     """Return whether a type is a mapping, or a mapping or None."""
     origin = typing.get_origin(kind) or kind
-    if _is_union(kind):
+    if is_union(kind):
         members = [member for member in typing.get_args(kind) if member is not types.NoneType]
         return len(members) == 1 and is_mapping(members[0])
     return isinstance(origin, type) and issubclass(origin, Mapping)
@@ -85,17 +85,13 @@ def accumulates(kind: Any) -> bool:
     return is_mapping(kind) or (typing.get_origin(kind) is not None and typing.get_args(kind) in ((str,), (str, ...)))
 
 
-def allows_none(kind: Any) -> bool:
-    """Return whether None is a value of this type."""
-    return _is_union(kind) and types.NoneType in typing.get_args(kind)
-
-
-def _is_union(kind: Any) -> bool:
+def is_union(kind: Any) -> bool:
+    """Return whether a value of this type may be of several types, or None."""
     return typing.get_origin(kind) in (types.UnionType, typing.Union)
 
 
 def _union(kind: Any, value: Any) -> Any:
-    if value is None and allows_none(kind):
+    if value is None and types.NoneType in typing.get_args(kind):
         return None
     expected = []
     for member in typing.get_args(kind):
