@@ -1,15 +1,21 @@
-"""Every command and every line of Python in the README runs as it is written."""
+"""Every command and every line of Python in the README runs as it is written.
+
+Our own commands run in this process, one after the other: a process for each would import PyTorch each time, for minutes.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import runpy
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +25,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from acmix_nas.architecture import Architecture
+from acmix_nas.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -47,6 +54,33 @@ def shell(command: str, folder: Path, timeout: float = 600) -> str:
     return done.stdout
 
 
+Here = Callable[[str], str]
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    """Run a command of ours, or a script of Python, in this process; gives what it prints."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(command: str) -> str:
+        program, *arguments = shlex.split(command)
+        monkeypatch.setattr(sys, "argv", [program, *arguments])
+        if program == "python":
+            runpy.run_path(arguments[0], run_name="__main__")
+            return capsys.readouterr().out
+        assert program == "acmix-nas"
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert ended.value.code == 0, f"{command}\n{said.out}\n{said.err}"
+        assert "Traceback" not in said.err
+        return said.out
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a user stands: the experiments, and a folder of PNG files with a folder per class."""
@@ -65,20 +99,20 @@ def test_the_readme_has_commands() -> None:
     assert len(PYTHON) == 2
 
 
-def test_commands_and_python(folder: Path) -> None:
+def test_commands_and_python(folder: Path, here: Here) -> None:
     """One after the other, as they read: the later ones use what the earlier ones wrote."""
     for command in COMMANDS:
         if not command.startswith(LONG):
-            assert shell(command, folder), command
+            assert here(command), command
     assert set(Architecture.load(folder / "runs" / "search" / "architecture.json").slots.values()) <= {
         "conv", "local", "acmix_local",
     }  # fmt: skip
     for file in ("retrain/network.pt", "profile/profile.md", "bias/figure5.png", "network.onnx", "mine-trained/result.json"):
         assert (folder / "runs" / file).stat().st_size > 0, file
     (folder / "table.py").write_text(PYTHON[1])
-    assert "global" in shell("python table.py", folder)
+    assert "global" in here("python table.py")
     (folder / "readme.py").write_text(PYTHON[0] + "\nimport torch\nassert len(pyramid(torch.rand(1, 3, 64, 64))) == 5\n")
-    shell("python readme.py", folder)
+    here("python readme.py")
 
 
 @pytest.mark.slow
@@ -106,20 +140,20 @@ def test_experiments_of_the_paper(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_assessment_of_ones_own_space(folder: Path) -> None:
+def test_an_assessment_of_ones_own_space(folder: Path, here: Here) -> None:
     """The README's command on a search of digits, with a smaller sample; the commands on `cued` take hours."""
     commands = [command for command in COMMANDS if command.startswith(ASSESSMENT)]
     assert len(commands) == 4
-    shell("acmix-nas search --backbone cued_net --slots blocks.3.slot --epochs 3 --race-epochs 2 --output runs/small", folder)
-    said = shell(commands[2].replace("runs/search", "runs/small").replace("--sample 20", "--sample 3"), folder)
+    here("acmix-nas search --backbone cued_net --slots blocks.3.slot --epochs 3 --race-epochs 2 --output runs/small")
+    said = here(commands[2].replace("runs/search", "runs/small").replace("--sample 20", "--sample 3"))
     assert "regret" in said
     assert (folder / "mine" / "assessment.md").exists()
 
 
-def test_queries_of_the_table(folder: Path) -> None:
+def test_queries_of_the_table(folder: Path, here: Here) -> None:
     """The README's command, with fewer runs."""
     (command,) = (command for command in COMMANDS if command.startswith("acmix-nas queries"))
-    said = shell(command.replace("--runs 100", "--runs 2"), folder)
+    said = here(command.replace("--runs 100", "--runs 2"))
     assert "EvolutionTuner" in said
     assert (folder / "queries.md").exists()
 

@@ -9,7 +9,7 @@ from acmix_nas.costs.registry import COSTS, cost_named
 from acmix_nas.costs.table import CostTable
 from acmix_nas.util.errors import UserError
 
-__all__ = ["Budget", "infeasible", "parse_budget", "show", "within"]
+__all__ = ["Budget", "infeasible", "parse_budget", "show", "texts_of", "within"]
 
 Budget = Mapping[str, float | str] | Iterable[str] | str
 """Limits: {"macs": 60e6, "latency": "3ms"}, or texts such as "macs=1.2M,latency=3ms"."""
@@ -48,6 +48,11 @@ def _parts(budget: Budget) -> Iterable[tuple[str, float | str, str]]:
     texts = [budget] if isinstance(budget, str) else budget
     parts = (part for text in texts for part in text.split(","))
     return ((name.strip(), value, part) for part in parts for name, _, value in [part.partition("=")])
+
+
+def texts_of(budget: Budget) -> list[str]:
+    """Return limits as texts, which files and the command line hold: "macs=60M"."""
+    return [text.strip() for _, _, text in _parts(budget)]
 
 
 def show(measure: str, value: float) -> str:

@@ -76,7 +76,8 @@ def check(config: Path, trial_options: str = "") -> dict[str, Any]:
     The tuner is built once with the search space, and the trial is run once as `<trialCommand> --check <search-space.json>`.
 
     Args:
-        trial_options: goes to the end of `trialCommand`, where an option stands over the same one before it.
+        trial_options: goes to the end of `trialCommand`, where an option stands over the same one before it; lists of texts
+            and mappings are added to.
 
     Returns:
         The config in NNI's own full form, with absolute paths and the search space in it.

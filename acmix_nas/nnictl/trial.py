@@ -1,4 +1,4 @@
-"""One trial of an NNI experiment, and the same without NNI: `python -m acmix_nas.nnictl.trial search|evaluate|train`.
+"""One trial of an NNI experiment, and the same without NNI: `python -m acmix_nas trial search|evaluate|train`.
 
 A trial writes its own parameters and its result into its folder, and later steps read these: with several trials at a time,
 NNI's records bind parameters to the wrong ones.
@@ -6,39 +6,31 @@ NNI's records bind parameters to the wrong ones.
 
 from __future__ import annotations
 
-import dataclasses
-import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Any
 
 import nni
 import pytorch_lightning as pl
-import typer
+from filelock import FileLock
 from torch.utils.tensorboard import SummaryWriter
 
 from acmix_nas.architecture import Architecture
-from acmix_nas.cli.options import BackboneArgs, from_parameters, names, options, pairs
-from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.profile import count
 from acmix_nas.nnictl.results import link_for_web_page
 from acmix_nas.searching.config import SearchConfig
 from acmix_nas.searching.run import run_search
-from acmix_nas.searching.supernets import describe, judge, load_supernet, make_space, train_supernet
+from acmix_nas.searching.supernets import describe, judge, load_supernet, make_space, make_supernet, train_supernet
+from acmix_nas.strategies.base import Supernet
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageData
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.retrain import sized, train_architecture
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import new_folder, provenance, read_json, save_tensors, write_json
-from acmix_nas.util.terminal import app, run
-
-Check = Annotated[Path | None, typer.Option(help="only check the options and this search space (a JSON file), and stop")]
-Output = Annotated[Path | None, typer.Option(help="folder to write into; by default NNI's, or a new runs/trial-N")]
-
-trial = app("One trial of an NNI experiment. Its parameters come from NNI, where there is one, over its options.")
+from acmix_nas.util.files import new_folder, read_document, read_json, save_tensors, write_document
+from acmix_nas.util.settings import flat_names, replace_flat
 
 
 class Reporter(pl.Callback):
@@ -76,7 +68,7 @@ def end(folder: Path, parameters: Mapping[str, Any], result: Mapping[str, Any]) 
         "sequence": int(os.environ.get("NNI_TRIAL_SEQ_ID", 0)),
         "parameters": dict(parameters),
     }
-    write_json(folder / "result.json", {**provenance(), **result, **about})
+    write_document(folder / "result.json", "result", {**result, **about})
     report("final", {"default": result["metric"], **parameters, "seconds": result["seconds"]})
     for what in ("decision", "collapse"):
         if what in result:
@@ -84,17 +76,15 @@ def end(folder: Path, parameters: Mapping[str, Any], result: Mapping[str, Any]) 
     print(f"metric {result['metric']:.4f} in {result['seconds']} s; results in {folder}")
 
 
-@trial.command("search")
-@options(SearchConfig)
-def search_trial(searchconfig: SearchConfig, output: Output = None, check: Check = None) -> None:
-    """One search; NNI's parameters are options of it, such as seed and penalty."""
+def search_one(config: SearchConfig, output: Path | None, check: Path | None) -> None:
+    """Run one search; NNI's parameters are settings of it. With `check`, only try the values of a search space."""
     if check is not None:
         for parameters in corners(read_json(check, "search space")):
-            (config,) = from_parameters(parameters, searchconfig)
-        make_space(config, ImageData(config.data).num_classes)
+            (tried,) = replace_flat(parameters, config)
+        make_space(tried, ImageData(tried.data))
         return
     folder, parameters = begin(output)
-    (config,) = from_parameters(parameters, searchconfig)
+    (config,) = replace_flat(parameters, config)
     run_search(config, folder, callbacks=[Reporter()], progress=False, resume=True)
     end(folder, parameters, read_document(folder / "result.json", "result"))
 
@@ -107,41 +97,34 @@ def corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{**other, **{name: values[min(i, len(values) - 1)] for name, values in choices.items()}} for i in range(most)]
 
 
-@trial.command()
-@options(SearchConfig)
-def evaluate(
-    searchconfig: SearchConfig,
-    supernet: Annotated[
-        Path | None, typer.Option(help="folder of the supernet, which the first trial trains; beside the trials by default")
-    ] = None,
-    output: Output = None, check: Check = None,
-) -> None:  # fmt: skip
-    """One architecture, with the weights of a supernet; NNI's parameters are the operators by slot.
+def evaluate_one(config: SearchConfig, supernet: Path | None, output: Path | None, check: Path | None) -> None:
+    """Evaluate one architecture with the weights of a supernet; NNI's parameters are the operators by slot.
 
-    The supernet is trained by uniform sampling of single paths; the options say how.
+    The supernet is trained by uniform sampling of single paths.
+
+    Raises:
+        UserError: for settings that a single architecture has no use for.
     """
-    if searchconfig.budget or searchconfig.finalists != 1:
+    if config.budget or config.finalists != 1:
         raise UserError("budget and finalists are not for single architectures; a budget belongs to the tuner's classArgs")
-    config = dataclasses.replace(searchconfig, strategy="single_path")
+    (config,) = replace_flat({"strategy": "single_path"}, config)
     if check is not None:
         check_slots(config, read_json(check, "search space"))
         return
     start = perf_counter()
     folder, parameters = begin(output)
-    config, data, space = shared_supernet(config, supernet or folder.parent / "supernet")
-    choice = parameters or {slot.name: slot.candidates[0] for slot in space.slots}
-    network, accuracy = judge(space, choice, data)
-    size = (data.in_chans, data.image_size, data.image_size)
-    table = CostTable.of(space.backbone, space.slots, size)
-    costs = table.of_architecture(choice)
-    metric = {"inherited_val_accuracy": accuracy, **costs}
-    describe(config, data, choice, metric=metric).save(folder / "architecture.json")
+    config, trained = shared_supernet(config, supernet or folder.parent / "supernet")
+    choice = parameters or {slot: names[0] for slot, names in trained.candidates.items()}
+    network, score = judge(trained, choice)
+    costs = trained.table.of_architecture(choice)
+    metric = {f"inherited_val_{trained.task.metric}": score, **costs}
+    describe(config, trained.data, choice, metric=metric).save(folder / "architecture.json")
     save_tensors(folder / "network.pt", network.state_dict())
     with SummaryWriter(folder / "tensorboard") as writer:
         for name, value in metric.items():
             writer.add_scalar(name, value)
     seconds = round(perf_counter() - start, 2)
-    end(folder, choice, {"architecture": "architecture.json", "metric": accuracy, "costs": costs, "seconds": seconds})
+    end(folder, choice, {"architecture": "architecture.json", "metric": score, "costs": costs, "seconds": seconds})
 
 
 def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
@@ -150,7 +133,7 @@ def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the slot.
     """
-    slots = {slot.name: slot.candidates for slot in make_space(config, ImageData(config.data).num_classes).slots}
+    slots = {slot.name: slot.candidates for slot in make_space(config, ImageData(config.data)).slots}
     for name, entry in space.items():
         if name not in slots:
             raise UserError(f"search space: {name!r} is no slot of {config.backbone}; its slots are {', '.join(slots)}")
@@ -162,40 +145,36 @@ def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
         raise UserError(f"search space: slot {missing[0]!r} of {config.backbone} is missing")
 
 
-def shared_supernet(config: SearchConfig, folder: Path) -> tuple[SearchConfig, ImageData, Any]:
-    """The supernet of the experiment: one trial trains it, the others wait for it."""
+def shared_supernet(config: SearchConfig, folder: Path) -> tuple[SearchConfig, Supernet]:
+    """Return the supernet of the experiment: one trial trains it, the others wait for it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        data = ImageData(config.data, config.recipe.seed)
+    with FileLock(folder / "lock"):
         if (folder / "supernet.pt").exists():
-            trained = SearchConfig.load(folder)
-            if trained != config:
+            if SearchConfig.load(folder) != config:
                 raise UserError(f"supernet {str(folder)!r} was trained with other options; give another folder")
         else:
-            space = make_space(config, data.num_classes)
-            train_supernet(config, data, space, folder, callbacks=[Reporter()], progress=False, resume=True)
-    return load_supernet(folder, data)
+            supernet = make_supernet(config, ImageData(config.data, config.recipe.seed))
+            train_supernet(config, supernet, folder, callbacks=[Reporter()], resume=True)
+    return load_supernet(folder)
 
 
-@trial.command()
-@options(DataConfig, Recipe)
-def train(
-    dataconfig: DataConfig, recipe: Recipe,
-    backbone: Annotated[str, typer.Option(help="a name that timm knows")] = "resnet26_acmix",
-    backbone_args: BackboneArgs = None, output: Output = None, check: Check = None,
-) -> None:  # fmt: skip
-    """One network, from scratch; NNI's parameters are options, such as seed, or else arguments of the backbone.
+def train_one(
+    backbone: str,
+    backbone_args: Mapping[str, Any],
+    data_config: DataConfig,
+    recipe: Recipe,
+    output: Path | None,
+    check: Path | None,
+) -> None:
+    """Train one network from scratch; NNI's parameters are settings, or else arguments of the backbone.
 
-    A parameter whose value is a mapping stands for what is in it, such as a backbone with its own arguments. The folder is
-    that of a retraining. The metric is the accuracy of the validation part; that of the test part is only written down.
+    A parameter whose value is a mapping stands for what is in it.
     """
-    arguments = pairs("--backbone-args", backbone_args or [])
 
     def configured(parameters: Mapping[str, Any]) -> tuple[Architecture, DataConfig, Recipe]:
-        given = {"backbone": backbone, **arguments, **spread(parameters)}
-        known = names(DataConfig, Recipe)
-        data, how = from_parameters({name: given.pop(name) for name in known & given.keys()}, dataconfig, recipe)
+        given = {"backbone": backbone, **backbone_args, **spread(parameters)}
+        known = flat_names(DataConfig, Recipe)
+        data, how = replace_flat({name: given.pop(name) for name in known & given.keys()}, data_config, recipe)
         network = Architecture(given.pop("backbone"), slots={}, candidates=(), backbone_args=given)
         return sized(network, data.image_size), data, how
 
@@ -207,12 +186,13 @@ def train(
     start = perf_counter()
     folder, parameters = begin(output)
     network, data, how = configured(parameters)
-    result = train_architecture(network, data, how, folder, callbacks=[Reporter()], progress=False, resume=True)
-    counts = count(Architecture.load(folder / "architecture.json"), data.image_size)
+    images = ImageData(data, how.seed)
+    trained = train_architecture(network, images, how, folder, callbacks=[Reporter()], progress=False, resume=True)
+    counts = count(trained.architecture, data.image_size)
     found = {
-        **result,
+        **read_document(folder / "result.json", "result"),
         "architecture": "architecture.json",
-        "metric": result["val_accuracy"],
+        "metric": trained.validation,
         "costs": {"macs": counts.macs, "parameters": counts.parameters},
         "seconds": round(perf_counter() - start, 2),
     }
@@ -225,7 +205,3 @@ def spread(parameters: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in parameters.items():
         opened |= value if isinstance(value, Mapping) else {name: value}
     return opened
-
-
-if __name__ == "__main__":
-    run(trial)

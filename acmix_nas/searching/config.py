@@ -6,15 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from acmix_nas.strategies.base import STRATEGIES, SearchStrategy
-from acmix_nas.strategies.sampled import SinglePathSearch
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import read_document, write_document
-from acmix_nas.util.settings import flat_names, replace_flat, unknown_setting
 
 __all__ = ["SearchConfig"]
 
@@ -37,7 +35,8 @@ class SearchConfig:
         heads: of every slot, or globs of slots with numbers; None keeps those of an attention and adapts to the channels of a
             convolution.
         share: what stands on the shared Stage I, "all", "attention" (conv keeps its own kernel) or "none".
-        strategy: how finalists are found, an object or a registered name; its fields are settings of the search, too.
+        strategy: the registered name of how finalists are found.
+        method: the strategy with its settings, which are settings of the search, too; made from `strategy` by default.
         budget: limits that the architecture must meet, as in "macs=1.2M", "params=300k", "latency=3ms".
         finalists: so many architectures within the budget are trained, each by itself, and the best is taken; 1 trusts the
             supernet. The first half are the best-ranked ones.
@@ -56,10 +55,12 @@ class SearchConfig:
         UserError: where a value has no meaning; the message names it.
 
     Example:
-        >>> config = SearchConfig("resnet18", budget={"macs": 60e6})
-        >>> config.strategy.name, config.race.epochs
-        ('single_path', 4)
+        >>> config = SearchConfig("resnet18", budget=["macs=60M"], finalists=8)
+        >>> config.method.warmup(epochs=12), config.race.epochs
+        (4, 4)
     """
+
+    PANEL: ClassVar[str] = "search"
 
     backbone: str | None = "resnet26"
     backbone_args: Mapping[str, Any] = field(default_factory=dict)
@@ -67,8 +68,9 @@ class SearchConfig:
     slots: Sequence[str] = ("*",)
     heads: int | Mapping[str, int] | None = None
     share: str = "all"
-    strategy: SearchStrategy = field(default_factory=SinglePathSearch)
-    budget: Sequence[str] | Mapping[str, float | str] = field(default=(), metadata={"repeated": True})
+    strategy: str = "single_path"
+    method: SearchStrategy = field(default=None, metadata={"variants": STRATEGIES, "by": "strategy"})
+    budget: Sequence[str] = ()
     finalists: int = 1
     apart: int = 2
     race_start: str | None = None
@@ -81,15 +83,12 @@ class SearchConfig:
     recipe: Recipe = field(default_factory=Recipe)
 
     def __post_init__(self) -> None:
-        if isinstance(self.strategy, str):
-            object.__setattr__(self, "strategy", STRATEGIES.get(self.strategy)())
-        if isinstance(self.budget, str):
-            object.__setattr__(self, "budget", (self.budget,))
-        if isinstance(self.budget, Mapping):
-            object.__setattr__(self, "budget", tuple(f"{name}={limit}" for name, limit in self.budget.items()))
+        kind = STRATEGIES.get(self.strategy)
+        if self.method is None:
+            object.__setattr__(self, "method", kind())
+        if type(self.method) is not kind:
+            raise UserError(f"method must be of strategy {self.strategy!r}; got {self.method!r}")
         for name in ("candidates", "slots", "budget"):  # lists, where they come from a file
-            if isinstance(getattr(self, name), str):
-                object.__setattr__(self, name, (getattr(self, name),))
             object.__setattr__(self, name, tuple(getattr(self, name)))
         try:
             object.__setattr__(self, "backbone_args", json.loads(json.dumps(dict(self.backbone_args))))
@@ -105,16 +104,14 @@ class SearchConfig:
             raise UserError(f"race_cut must be 0 or more; got race_cut={self.race_cut}")
         if self.race_start not in (None, *STARTS):
             raise one_of("race_start", self.race_start, STARTS)
-        if self.race_start == "inherited" and not self.strategy.supernet:
-            raise UserError(
-                f"race_start must be scratch with strategy {self.strategy.name}, which has no supernet; got inherited"
-            )
+        if self.race_start == "inherited" and not self.method.supernet:
+            raise UserError(f"race_start must be scratch with strategy {self.strategy}, which has no supernet; got inherited")
         if self.warm_lr is not None and not self.warm_lr > 0:
             raise UserError(f"warm_lr must be positive; got warm_lr={self.warm_lr}")
         for name in ("finalists", "apart", "race_epochs", "warm_epochs"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; got {name}={getattr(self, name)}")
-        self.strategy.check(self.recipe, self.finalists)
+        self.method.check(self.recipe, self.finalists)
         if self.budget:
             _ = self.limits  # mistakes show where they are made
 
@@ -131,33 +128,10 @@ class SearchConfig:
 
         return for_size(self.backbone, self.backbone_args, image_size) if self.backbone else dict(self.backbone_args)
 
-    def with_settings(self, values: Mapping[str, Any]) -> SearchConfig:
-        """Return a copy in which these settings have other values, by their flat names: `epochs`, `penalty`, `data`.
-
-        Raises:
-            UserError: for a name that is no setting, or one of another strategy.
-        """
-        values = dict(values)
-        strategy = values.pop("strategy", self.strategy)
-        if isinstance(strategy, str):
-            strategy = self.strategy if strategy == self.strategy.name else STRATEGIES.get(strategy)()
-        own = flat_names(type(strategy))
-        (strategy,) = replace_flat({name: values.pop(name) for name in own & values.keys()}, strategy)
-        known = flat_names(SearchConfig)
-        for name in values.keys() - known:
-            owners = [other for other in STRATEGIES.names() if name in flat_names(STRATEGIES.get(other))]
-            if owners:
-                raise UserError(f"{name} is a setting of strategy {' and '.join(owners)}; got strategy={strategy.name!r}")
-            raise unknown_setting(name, known | own)
-        # First the recipe, which the strategy is checked beside.
-        recipe = {name: values.pop(name) for name in flat_names(Recipe) & values.keys()}
-        (new_recipe,) = replace_flat(recipe, self.recipe)
-        return replace_flat(values, replace(self, strategy=strategy, recipe=new_recipe))[0]
-
     @property
     def warm(self) -> bool:
         """Return whether finalists begin with the weights that they inherit."""
-        return self.race_start == "inherited" or (self.race_start is None and self.strategy.warm_race)
+        return self.race_start == "inherited" or (self.race_start is None and self.method.warm_race)
 
     @property
     def alone(self) -> Recipe:
@@ -188,7 +162,7 @@ class SearchConfig:
     @property
     def content(self) -> dict[str, Any]:
         """Return the settings as a file has them."""
-        return {**asdict(self), "strategy": {"name": self.strategy.name, **asdict(self.strategy)}}
+        return asdict(self)
 
     def save(self, folder: Path) -> Path:
         """Write what a search in this folder is begun with."""
@@ -214,7 +188,6 @@ class SearchConfig:
         for name, kind in (("data", DataConfig), ("recipe", Recipe)):
             if name in given:
                 given[name] = kind(**given[name])
-        if "strategy" in given:
-            strategy = dict(given["strategy"])
-            given["strategy"] = STRATEGIES.get(strategy.pop("name"))(**strategy)
+        if "method" in given:
+            given["method"] = STRATEGIES.get(given["strategy"])(**given["method"])
         return cls(**given)

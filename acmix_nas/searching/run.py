@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 from torch import nn
 
 from acmix_nas.architecture import Architecture, build
-from acmix_nas.costs.budget import Budget
+from acmix_nas.costs.budget import Budget, texts_of
 from acmix_nas.costs.choose import any_within
 from acmix_nas.searching.again import RANKING, Ranked, write_ranking
 from acmix_nas.searching.config import SearchConfig
@@ -23,11 +23,11 @@ from acmix_nas.strategies.base import SearchStrategy
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.data import Data
 from acmix_nas.training.loop import first_process
-from acmix_nas.training.retrain import copy_of, data_for, task_for
+from acmix_nas.training.retrain import copy_of, data_for, refuse_image_settings, task_for
 from acmix_nas.training.task import Task
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import new_folder, read_document, save_tensors, write_document
-from acmix_nas.util.settings import flat_names
+from acmix_nas.util.settings import replace_flat
 
 __all__ = ["Found", "run_search", "search"]
 
@@ -103,21 +103,20 @@ def search(
         'acmix_local'
     """
     module = backbone if isinstance(backbone, nn.Module) else None
-    given: dict[str, Any] = {**settings, "budget": budget, "strategy": strategy}
-    images = flat_names(DataConfig)
-    own = isinstance(data, pl.LightningDataModule)
-    for name in images & settings.keys() if own else ():
-        raise UserError(f"{name} belongs to images that are read here; your data have settings of their own")
-    if isinstance(data, DataConfig):
-        base = SearchConfig(data=data)
-    elif own:
-        base = SearchConfig()
+    given: dict[str, Any] = {**settings, "budget": texts_of(budget), "backbone": None if module is not None else backbone}
+    base = SearchConfig(data=data) if isinstance(data, DataConfig) else SearchConfig()
+    if isinstance(data, pl.LightningDataModule):
+        refuse_image_settings(settings)
+    elif not isinstance(data, DataConfig):
+        given["data"] = str(data)
+    if isinstance(strategy, str):
+        given["strategy"] = strategy
     else:
-        base, given["data"] = SearchConfig(), str(data)
-    if not isinstance(task, Task):
+        base = replace(base, strategy=strategy.name, method=strategy)
+    if isinstance(task, str):
         given["task"] = task
-    config = base.with_settings({**given, "backbone": None if module is not None else backbone})
-    loaders = data_for(data if own else config.data, seed=config.recipe.seed)
+    (config,) = replace_flat(given, base)
+    loaders = data_for(data if isinstance(data, pl.LightningDataModule) else config.data, seed=config.recipe.seed)
     folder = Path(output) if output is not None else new_folder(Path("runs"), "search")
     return run_search(
         config, folder, data=loaders, task=task_for(task), backbone=module, callbacks=callbacks, progress=progress,
@@ -160,13 +159,13 @@ def run_search(
     data = data or data_for(config.data, seed=config.recipe.seed)
     supernet = make_supernet(config, data, task or task_for(config.task), backbone, progress)
     any_within(supernet.table, config.limits)  # before anything is trained
-    if config.strategy.supernet:
+    if config.method.supernet:
         train_supernet(config, supernet, folder, callbacks=callbacks, resume=resume, trainer_kwargs=trainer_kwargs)
     else:
         begin(config, folder, resume)
     if not first_process():
         raise SystemExit(0)  # Lightning started this process for the supernet alone; the first one goes on
-    shortlist = config.strategy.shortlist(supernet, config.finalists, config.distance(len(supernet.space.slots)))
+    shortlist = config.method.shortlist(supernet, config.finalists, config.distance(len(supernet.space.slots)))
     ranking = [Ranked(choice, score, supernet.table.of_architecture(choice)) for choice, score in shortlist.ranking]
     if ranking:
         write_ranking(folder / RANKING, ranking)
@@ -174,11 +173,11 @@ def run_search(
 
     metric: dict[str, float] = {}
     best, name = 0, supernet.task.metric
-    if config.strategy.supernet:
+    if config.method.supernet:
         network, score = judge(supernet, shortlist.choices[0])
         metric[f"inherited_val_{name}"] = score
         save_tensors(folder / "network.pt", network.state_dict())
-    if len(shortlist.choices) > 1 or not config.strategy.supernet:
+    if len(shortlist.choices) > 1 or not config.method.supernet:
         best, trained = race(config, supernet, shortlist.choices, folder / "race", backbone)
         metric, score = {f"val_{name}": trained.validation}, trained.validation
         shutil.copyfile(folder / "race" / str(best + 1) / "network.pt", folder / "network.pt")

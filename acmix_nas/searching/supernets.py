@@ -50,7 +50,7 @@ def make_space(config: SearchConfig, data: Data, task: Task | None = None, backb
 
 def costs_of(config: SearchConfig, space: HybridSpace, data: Data) -> CostTable:
     """Return the costs of the space, with all that the budget and the strategy count."""
-    measures = dict.fromkeys((*COUNTED, *config.limits, *config.strategy.measures))
+    measures = dict.fromkeys((*COUNTED, *config.limits, *config.method.measures))
     return CostTable.of(space.backbone, space.slots, data.input_size, measures)
 
 
@@ -170,8 +170,8 @@ def train_supernet(
     """
     done, last = folder / "supernet.pt", folder / "checkpoints" / "last.ckpt"
     begin(config, folder, resume)
-    space, alternating = supernet.space, config.strategy.alternating
-    strategy = config.strategy.one_shot(config.recipe, supernet.table)
+    space, alternating = supernet.space, config.method.alternating
+    strategy = config.method.one_shot(config.recipe, supernet.table)
     strategy.mutate_model(space)
     if done.exists():
         space.load_state_dict(torch.load(done, map_location="cpu", weights_only=True))
@@ -179,7 +179,7 @@ def train_supernet(
     loaders = SearchLoaders(supernet.data, alternating)
     module = SearchModule(config.recipe, supernet.task.prepare(config.recipe, supernet.data), loaders)
     bias = BiasLogger(folder, network=lambda: space.backbone, every=config.recipe.epochs)
-    watching = config.strategy.callbacks(supernet.task)
+    watching = config.method.callbacks(supernet.task)
     options = trainer_options(folder, config.recipe, [bias, *watching, *callbacks], supernet.progress, monitor=None)
     if alternating:
         options.pop("gradient_clip_val")  # NNI's loop is manual: the strategy clips
@@ -231,7 +231,7 @@ def load_supernet(
     if not (folder / "supernet.pt").exists():
         raise UserError(f"supernet: {str(folder)!r} holds no supernet.pt; its search has not finished")
     supernet = make_supernet(config, data or data_for(config.data, seed=config.recipe.seed), backbone=backbone)
-    config.strategy.one_shot(config.recipe, supernet.table).mutate_model(supernet.space)
+    config.method.one_shot(config.recipe, supernet.table).mutate_model(supernet.space)
     supernet.space.load_state_dict(torch.load(folder / "supernet.pt", map_location="cpu", weights_only=True))
     return config, supernet
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from acmix_nas.util.errors import UserError, one_of
 
 __all__ = ["DataConfig"]
 
 ERASERS = ("const", "pixel")
+AUGMENTATION = {"panel": "augmentation"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -45,6 +46,8 @@ class DataConfig:
         64
     """
 
+    PANEL: ClassVar[str] = "images"
+
     name: str = field(default="digits", metadata={"option": "data"})
     root: str | None = field(default=None, metadata={"option": "data_root"})
     download: bool = False
@@ -53,12 +56,12 @@ class DataConfig:
     image_size: int = 32
     batch_size: int = 64
     workers: int = 0
-    hflip: float = 0.0
-    scale: tuple[float, float] | None = None
-    color_jitter: float = 0.0
-    auto_augment: str | None = None
-    re_prob: float = 0.0
-    re_mode: str = "const"
+    hflip: float = field(default=0.0, metadata=AUGMENTATION)
+    scale: tuple[float, float] | None = field(default=None, metadata=AUGMENTATION)
+    color_jitter: float = field(default=0.0, metadata=AUGMENTATION)
+    auto_augment: str | None = field(default=None, metadata=AUGMENTATION)
+    re_prob: float = field(default=0.0, metadata=AUGMENTATION)
+    re_mode: str = field(default="const", metadata=AUGMENTATION)
     crop_pct: float = 1.0
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD

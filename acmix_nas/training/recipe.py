@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from acmix_nas.util.errors import UserError, one_of
 
@@ -40,6 +41,8 @@ class Recipe:
         >>> Recipe(epochs=30, lr=1e-3).schedule
         'cosine'
     """
+
+    PANEL: ClassVar[str] = "training"
 
     epochs: int = 12
     optimizer: str = "adamw"

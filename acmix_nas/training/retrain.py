@@ -24,9 +24,12 @@ from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.task import TASKS, Evaluation, Task
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import new_folder
-from acmix_nas.util.settings import flat_names, replace_flat
+from acmix_nas.util.settings import flat_names, replace_flat, settings_of
 
-__all__ = ["Trained", "data_for", "data_of", "evaluate", "open_saved", "retrain", "sized", "task_for", "train_architecture"]
+__all__ = [
+    "Trained", "chosen_images", "data_for", "data_of", "evaluate", "open_saved", "refuse_image_settings", "retrain", "sized",
+    "task_for", "train_architecture",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,12 @@ def retrain(
     module = backbone if backbone is not None else module
     if warm and weights is None:
         raise UserError(f"warm needs weights: there is no network.pt beside {str(architecture)!r}")
-    (recipe,) = replace_flat(settings, Recipe(), others=flat_names(DataConfig))
-    images = data_for(
-        data, found, {name: value for name, value in settings.items() if name not in flat_names(Recipe)}, recipe.seed
-    )
+    recipe, config = replace_flat(settings, Recipe(), data if isinstance(data, DataConfig) else DataConfig())
+    if isinstance(data, pl.LightningDataModule):
+        refuse_image_settings(settings)
+        images = data_for(data, seed=recipe.seed)
+    else:
+        images = data_for(chosen_images(found, config, data, settings.keys()), seed=recipe.seed)
     folder = Path(output) if output is not None else new_folder(Path("runs"), "retrain")
     return train_architecture(
         found, images, recipe, folder, task=task_for(task), weights=weights if warm else None, backbone=module,
@@ -117,7 +122,9 @@ def evaluate(
         if weights is None:
             raise UserError(f"{str(run)!r} holds no network.pt; retrain first")
         network = build(architecture, weights=weights)
-    images = data_for(data, architecture, {})
+    if not isinstance(data, pl.LightningDataModule | DataConfig):
+        data = chosen_images(architecture, DataConfig(), data)
+    images = data_for(data)
     classes = architecture.data.get("num_classes")
     if images.num_classes != classes:
         raise UserError(f"data have {images.num_classes} classes, and the network {classes}; give data of the same classes")
@@ -154,36 +161,46 @@ def task_for(task: Task | str) -> Task:
     return TASKS.get(task)() if isinstance(task, str) else task
 
 
-def data_for(
-    data: Data | pl.LightningDataModule | DataConfig | str | Path | None,
-    architecture: Architecture | None = None,
-    settings: Mapping[str, Any] | None = None,
-    seed: int = 0,
-) -> Data:
-    """Return the data that a user means.
-
-    Args:
-        data: None stands for the images of the architecture's search.
-        settings: of the images, by the names of the command line.
+def data_for(data: pl.LightningDataModule | DataConfig, seed: int = 0) -> Data:
+    """Return the loaders of a config, or of data of the user's own, in the order of a seed.
 
     Raises:
-        UserError: where they cannot be read, or settings of images are given with data that are no images of ours.
+        UserError: where the images cannot be read.
     """
-    settings = dict(settings or {})
-    if isinstance(data, pl.LightningDataModule):
-        if settings:
-            raise UserError(f"{next(iter(settings))} is for images that are read here; your data have their own settings")
-        data = data if isinstance(data, Data) else Data.of(data)
-        data.seed = seed
-        return data
     if isinstance(data, DataConfig):
-        return ImageData(replace_flat(settings, data)[0], seed)
-    chosen = {field.name for field in dataclasses.fields(DataConfig) if field.metadata.get("option", field.name) in settings}
+        return ImageData(data, seed)
+    loaders = data if isinstance(data, Data) else Data.of(data)
+    loaders.seed = seed
+    return loaders
+
+
+def refuse_image_settings(settings: Collection[str]) -> None:
+    """Check that no setting is about images that this package reads, where the user brings data.
+
+    Raises:
+        UserError: naming the first that is.
+    """
+    for name in settings:
+        if name in flat_names(DataConfig):
+            raise UserError(f"{name} is for images that are read by name; your data have their own settings: leave it out")
+
+
+def chosen_images(
+    architecture: Architecture, config: DataConfig, data: DataConfig | str | Path | None, given: Collection[str] = ()
+) -> DataConfig:
+    """Return the images that a user means: those of the search, unless they say others.
+
+    Args:
+        config: what else to take, such as augmentation and the size of a batch.
+        data: a name or a folder; None stands for the images of the search.
+        given: settings of the config, by flat name, that the user gave.
+    """
+    chosen = {setting.path[-1] for name, setting in settings_of(DataConfig).items() if name in given}
+    if isinstance(data, DataConfig):
+        return config
     if data is not None:
-        settings["data"] = str(data)
-        chosen.add("name")
-    (config,) = replace_flat(settings, DataConfig())
-    return ImageData(config if architecture is None else data_of(architecture, config, chosen), seed)
+        config, chosen = dataclasses.replace(config, name=str(data)), {*chosen, "name"}
+    return data_of(architecture, config, chosen)
 
 
 def data_of(architecture: Architecture, config: DataConfig | None = None, chosen: Collection[str] = ()) -> DataConfig:

@@ -1,4 +1,13 @@
-"""Settings by flat names: what the command line, NNI's parameters and Python callers say of nested dataclasses."""
+"""Settings: the fields of nested dataclasses as one flat list of names, with their types, defaults and help.
+
+The command line, config files, the parameters of NNI's trials and keyword arguments all give settings by these flat names.
+The metadata of a field may say:
+
+- `option`: its flat name, where this is not the field's own name;
+- `panel`: its subject in help, where this is not the class's `PANEL`;
+- `variants` and `by`: the field holds an instance of one of the dataclasses in the registry `variants`; the field named `by`
+  chooses which. An option that several of these dataclasses have is one option.
+"""
 
 from __future__ import annotations
 
@@ -6,83 +15,211 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass
+from functools import cache
 from typing import Any
 
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.reading import Mismatch, read
 
-__all__ = ["field_type", "flat_fields", "flat_names", "replace_flat", "unknown_setting"]
+__all__ = ["Setting", "did_you_mean", "flat_names", "flat_values", "replace_flat", "settings_of"]
 
 
-def flat_fields(group: type) -> dict[str, tuple[type, dataclasses.Field[Any]]]:
-    """Return option → (the dataclass that has it, its field), those of nested dataclasses among them.
+@dataclass(frozen=True)
+class Setting:
+    """One field of a dataclass, as an option.
 
-    A field is called by its own name, or by the `option` in its metadata.
-
-    Example:
-        >>> @dataclasses.dataclass
-        ... class Recipe:
-        ...     epochs: int = 12
-        >>> list(flat_fields(Recipe))
-        ['epochs']
+    Attributes:
+        name: its flat name.
+        kind: its type.
+        path: the names of the fields that lead to it, its own included.
+        default: its default; where variants differ, a mapping from their names to their defaults.
+        help: what the docstring of its class says about it.
+        panel: its subject.
+        variants: the names of the variants that have it; empty where it does not depend on a variant.
+        group: the dataclass at the root of the path.
     """
-    found: dict[str, tuple[type, dataclasses.Field[Any]]] = {}
-    for field in dataclasses.fields(group):
-        kind = field_type(group, field)
-        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-            found |= flat_fields(kind)
-        else:
-            found[_option(field)] = (group, field)
+
+    name: str
+    kind: Any
+    path: tuple[str, ...]
+    default: Any
+    help: str
+    panel: str
+    variants: tuple[str, ...] = ()
+    group: type | None = None
+
+    def read(self, value: Any, what: str) -> Any:
+        """Return a value, which may be a text, as one of this setting's type.
+
+        Raises:
+            UserError: where it cannot be read; it begins with `what`.
+        """
+        try:
+            return read(self.kind, value)
+        except Mismatch as error:
+            raise UserError(f"{what} must be {error}; got {value!r}") from None
+
+
+def settings_of(*groups: type) -> dict[str, Setting]:
+    """Return the settings of dataclasses by flat name, those of nested dataclasses included.
+
+    Raises:
+        TypeError: where two fields have the same flat name.
+    """
+    found: dict[str, Setting] = {}
+    for group in groups:
+        for setting in _settings(group):
+            if setting.name in found:
+                raise TypeError(f"two settings are called {setting.name!r}, in {found[setting.name].group} and {group}")
+            found[setting.name] = setting
     return found
 
 
-def field_type(group: type, field: dataclasses.Field[Any]) -> Any:
-    """Return the type of a field without None."""
-    kind = typing.get_type_hints(group)[field.name]
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        kinds = [one for one in typing.get_args(kind) if one is not type(None)]
-        return kinds[0] if len(kinds) == 1 else str
-    return kind
-
-
 def flat_names(*groups: type) -> set[str]:
-    """Return the options of these dataclasses."""
-    return {name for group in groups for name in flat_fields(group)}
+    """Return the flat names of the settings of dataclasses.
+
+    Example:
+        >>> @dataclass
+        ... class Images:
+        ...     size: int = 32
+        >>> flat_names(Images)
+        {'size'}
+    """
+    return set(settings_of(*groups))
 
 
-def replace_flat(values: Mapping[str, Any], *instances: Any, others: Collection[str] = ()) -> list[Any]:
-    """Return copies of dataclass instances in which these options have other values.
+def flat_values(*instances: Any) -> dict[str, Any]:
+    """Return the values of dataclass instances by flat name; of a field with variants, those of the variant it holds."""
+    found: dict[str, Any] = {}
+    for instance in instances:
+        for field, kind in _fields(type(instance)):
+            value = getattr(instance, field.name)
+            if "variants" in field.metadata or dataclasses.is_dataclass(kind):
+                found |= flat_values(value)
+            else:
+                found[_name(field)] = value
+    return found
 
-    Args:
-        others: options that may be among the values and belong to something else.
+
+def replace_flat(values: Mapping[str, Any], *instances: Any) -> list[Any]:
+    """Return copies of dataclass instances in which the settings of these flat names have other values.
+
+    A variant that is chosen anew keeps what was set of the settings that both variants have.
 
     Raises:
-        UserError: for an option that none of them has.
+        UserError: for a name that no instance has, a value that cannot be read, or one that its dataclass refuses.
     """
-    known = flat_names(*map(type, instances))
+    settings = settings_of(*map(type, instances))
     for name in values:
-        if name not in known and name not in others:
-            raise unknown_setting(name, {*known, *others})
-    return [_replaced(instance, values) for instance in instances]
+        if name not in settings:
+            raise UserError(f"parameter {name!r} is no option here{did_you_mean(name, settings)}")
+    ready = {name: settings[name].read(value, name) for name, value in values.items()}
+    return [_replaced(instance, ready) for instance in instances]
 
 
-def unknown_setting(name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a name that is no setting, with the nearest one that is."""
-    near = difflib.get_close_matches(name, list(known), 1)
-    hint = f"perhaps {near[0]}" if near else f"the settings are {', '.join(sorted(known))}"
-    return UserError(f"{name} is no setting here; {hint}")
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest known name, or all where none is near.
+
+    Example:
+        >>> did_you_mean("penality", ["lr", "penalty"])
+        "; did you mean 'penalty'?"
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+
+
+def _settings(group: type, path: tuple[str, ...] = (), root: type | None = None) -> Iterator[Setting]:
+    root = root or group
+    for field, kind in _fields(group):
+        here = (*path, field.name)
+        if "variants" in field.metadata:
+            yield from _variants(field, here, root)
+        elif dataclasses.is_dataclass(kind):
+            yield from _settings(typing.cast(type, kind), here, root)
+        else:
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            text, panel = _help(group).get(field.name, ""), field.metadata.get("panel", getattr(group, "PANEL", "settings"))
+            yield Setting(_name(field), kind, here, default, text, panel, group=root)
+
+
+def _variants(field: dataclasses.Field[Any], path: tuple[str, ...], root: type) -> Iterator[Setting]:
+    """The settings of every variant, each once, with the names of the variants that have it."""
+    registry = field.metadata["variants"]
+    having: dict[str, dict[str, Setting]] = {}
+    for variant in registry.names():
+        for setting in _settings(registry.get(variant), path, root):
+            having.setdefault(setting.name, {})[variant] = setting
+    for name, found in having.items():
+        first, names = next(iter(found.values())), tuple(found)
+        if any(setting.kind != first.kind for setting in found.values()):
+            raise TypeError(f"setting {name!r} must have one type in {', '.join(names)}")
+        defaults = {variant: setting.default for variant, setting in found.items()}
+        same = all(default == first.default for default in defaults.values())
+        panel = f"{field.metadata['by']} {', '.join(names)}"
+        yield dataclasses.replace(first, default=first.default if same else defaults, panel=panel, variants=names)
 
 
 def _replaced(instance: Any, values: Mapping[str, Any]) -> Any:
     new: dict[str, Any] = {}
-    for field in dataclasses.fields(instance):
-        value = getattr(instance, field.name)
-        if dataclasses.is_dataclass(value):
-            new[field.name] = _replaced(value, values)
-        elif _option(field) in values:
-            new[field.name] = values[_option(field)]
+    for field, kind in _fields(type(instance)):
+        if "variants" in field.metadata:
+            continue
+        if dataclasses.is_dataclass(kind):
+            new[field.name] = _replaced(getattr(instance, field.name), values)
+        elif _name(field) in values:
+            new[field.name] = values[_name(field)]
+    for field, _ in _fields(type(instance)):
+        if "variants" in field.metadata:
+            chosen = new.get(field.metadata["by"], getattr(instance, field.metadata["by"]))
+            new[field.name] = _variant(field, chosen, getattr(instance, field.name), values)
     return dataclasses.replace(instance, **new)
 
 
-def _option(field: dataclasses.Field[Any]) -> str:
+def _variant(field: dataclasses.Field[Any], chosen: str, old: Any, values: Mapping[str, Any]) -> Any:
+    registry, by = field.metadata["variants"], field.metadata["by"]
+    kind = registry.get(chosen)
+    own = flat_names(kind)
+    for setting in _variants(field, (), kind):
+        if setting.name in values and setting.name not in own:
+            raise UserError(f"{setting.name} needs {by} {' or '.join(setting.variants)}; got {by}={chosen!r}")
+    start = kind()
+    if type(old) is kind:
+        start = old
+    elif old is not None:
+        default = flat_values(type(old)())
+        kept = {name: value for name, value in flat_values(old).items() if name in own and value != default[name]}
+        start = _replaced(start, kept)
+    return _replaced(start, {name: value for name, value in values.items() if name in own})
+
+
+def _fields(group: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+    hints = _hints(group)
+    for field in dataclasses.fields(group):
+        if field.init:
+            yield field, hints[field.name]
+
+
+@cache
+def _hints(group: type) -> dict[str, Any]:
+    """The types of the fields; of a nested dataclass or None, the dataclass."""
+    found = typing.get_type_hints(group)
+    for name, kind in found.items():
+        if typing.get_origin(kind) in (types.UnionType, typing.Union):
+            nested = [member for member in typing.get_args(kind) if dataclasses.is_dataclass(member)]
+            found[name] = nested[0] if len(nested) == 1 else kind
+    return found
+
+
+def _name(field: dataclasses.Field[Any]) -> str:
     return str(field.metadata.get("option", field.name))
+
+
+@cache
+def _help(group: type) -> dict[str, str]:
+    """What the docstring of a class says about its fields."""
+    from docstring_parser import parse
+
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(group.__doc__ or "").params}

@@ -194,7 +194,7 @@ def test_a_network_of_timms_is_taken_by_its_name(call: Call, tmp_path: Path) -> 
         "backbone_args: {layers: [1, 1, 1, 1], channels: [8, 8, 16, 16]}\n"
     )
     said = call(
-        "retrain", "resnet26_acmix", "--recipe", "short.yml", "--epochs", "1", "--backbone-args", "mixing=sum",
+        "retrain", "resnet26_acmix", "--config", "short.yml", "--epochs", "1", "--backbone-args", "mixing=sum",
         "--output", "run", status=0,
     )  # fmt: skip
     assert "after 1 epochs" in said
@@ -234,17 +234,17 @@ def test_a_path_stands_over_a_name(call: Call, tmp_path: Path) -> None:
     one_line(call("profile", "resnet18", "--image-size", "32"), "resnet18/architecture.json")
 
 
-def test_a_recipe_stands_over_what_the_search_used(call: Call, architecture: Path, tmp_path: Path) -> None:
+def test_a_config_stands_over_what_the_search_used(call: Call, architecture: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yml").write_text("image_size: 24\nbatch_size: 256")
-    call("retrain", architecture.name, "--recipe", "recipe.yml", "--epochs", "1", "--output", "run", status=0)
+    call("retrain", architecture.name, "--config", "recipe.yml", "--epochs", "1", "--output", "run", status=0)
     assert Architecture.load(tmp_path / "run" / "architecture.json").data["image_size"] == 24
 
 
 @pytest.mark.parametrize("command", ["retrain", "search"])
-def test_a_mistake_in_a_recipe(call: Call, architecture: Path, command: str, tmp_path: Path) -> None:
+def test_a_mistake_in_a_config_file(call: Call, architecture: Path, command: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.yml").write_text("learning_rate: 0.1")
     saved = [architecture.name] if command == "retrain" else []
-    one_line(call(command, *saved, "--recipe", "recipe.yml"), "recipe 'recipe.yml'", "'learning_rate' is no option")
+    one_line(call(command, *saved, "--config", "recipe.yml"), "config 'recipe.yml'", "'learning_rate' is no option")
     assert not (tmp_path / "runs").exists()
 
 
@@ -331,7 +331,9 @@ def test_every_command_has_help(call: Call, command: str) -> None:
 
 
 def test_unknown_options_are_named(call: Call) -> None:
-    assert "No such option: --epoch" in call("search", "--epoch", "3")
+    one_line(call("search", "--epoch", "3"), "Unknown option: --epoch", "--epochs")
+    one_line(call("profile", "resnet18", "--image", "32"), "Unknown option: --image", "--image-size")
+    one_line(call("serch"), "serch", '"search"')
 
 
 def test_the_console_script_ends_the_same_way(tmp_path: Path) -> None:
@@ -380,7 +382,7 @@ def test_what_is_interrupted_says_how_to_go_on(
             (folder / "checkpoints" / "last.ckpt").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("acmix_nas.cli.main.run_training", interrupted)
+    monkeypatch.setattr("acmix_nas.training.retrain.retrain", interrupted)
     said = call("retrain", str(architecture), "--output", "here", status=130)
     assert ("the same command with --resume --output here goes on" in said) == begun
 

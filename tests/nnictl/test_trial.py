@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from typer.testing import CliRunner
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import read_history
+from acmix_nas.cli.main import main
 from acmix_nas.nnictl import trial as trials
 from acmix_nas.nnictl.results import read_results
 from acmix_nas.nnictl.trial import check_slots, corners, shared_supernet, spread
@@ -34,20 +35,39 @@ CONFIG = SearchConfig(
 SPACE = {slot: {"_type": "choice", "_value": ["conv", "local", "acmix_local"]} for slot in SLOTS}
 
 
-def trial(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "acmix_nas.nnictl.trial", *arguments], capture_output=True, text=True, check=False,
-        env={**os.environ, **(environment or {})},
-    )  # fmt: skip
+class Done(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+Trial = Callable[..., Done]
+
+
+@pytest.fixture
+def trial(capsys: pytest.CaptureFixture[str]) -> Trial:
+    """Run a trial's command in this process."""
+
+    def run(*arguments: str) -> Done:
+        with pytest.raises(SystemExit) as ended:
+            main(["trial", *arguments])
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
 
 
 def test_a_search_runs_without_nni(tmp_path: Path) -> None:
-    done = trial("search", *OPTIONS, "--output", str(tmp_path), "--strategy", "darts", "--penalty", "0.1")
+    """As NNI starts it, in a process of its own."""
+    arguments = ["search", *OPTIONS, "--output", str(tmp_path), "--strategy", "darts", "--penalty", "0.1"]
+    command = [sys.executable, "-m", "acmix_nas", "trial", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "epoch 2 of 2: " in done.stdout
     result = read_json(tmp_path / "result.json", "result")
     assert next(iter(result)) == "made_by"
-    assert result["made_by"].startswith("python -m acmix_nas.nnictl.trial search --backbone resnet14t")
+    assert result["made_by"].startswith("python -m acmix_nas trial search --backbone resnet14t")
     assert (result["parameters"], result["trial"]) == ({}, None)
     assert f"metric {result['metric']:.4f}" in done.stdout
     assert sorted(Architecture.load(tmp_path / "architecture.json").slots) == SLOTS
@@ -69,12 +89,11 @@ TRAIN = [
     ],
 )
 def test_a_training_takes_its_parameters_as_options_or_arguments(
-    received: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    received: dict[str, object], trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trials, "begin", lambda output: (output, received))
     backbone = ["--backbone", "resnet18"] if "network" in received else []
-    done = CliRunner().invoke(trials.trial, [*TRAIN, *backbone, "--output", str(tmp_path)], catch_exceptions=False)
-    assert done.exit_code == 0
+    assert trial(*TRAIN, *backbone, "--output", str(tmp_path)).status == 0
     result = read_json(tmp_path / "result.json", "result")
     architecture = Architecture.load(tmp_path / "architecture.json")
     assert (architecture.backbone, dict(architecture.slots)) == ("resnet26_acmix", {})
@@ -97,11 +116,11 @@ def test_mappings_among_the_parameters_are_opened() -> None:
     assert spread({"network": {"backbone": "a", "depth": 2}, "seed": 1}) == {"backbone": "a", "depth": 2, "seed": 1}
 
 
-def test_architectures_share_one_supernet(tmp_path: Path) -> None:
+def test_architectures_share_one_supernet(trial: Trial, tmp_path: Path) -> None:
     results = []
     for name in ("a", "b"):
         done = trial("evaluate", *OPTIONS, "--supernet", str(tmp_path / "supernet"), "--output", str(tmp_path / name))
-        assert done.returncode == 0, done.stderr
+        assert done.status == 0, done.stderr
         results.append(read_json(tmp_path / name / "result.json", "result"))
         assert ("epoch 1 of 2" in done.stdout) == (name == "a")  # the second one finds the supernet trained
     assert results[0]["metric"] == results[1]["metric"]
@@ -116,9 +135,9 @@ def test_a_supernet_of_other_options_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", [["--budget", "macs=1M"], ["--finalists", "3"]])
-def test_what_a_single_architecture_has_no_use_for_is_refused(option: list[str], tmp_path: Path) -> None:
+def test_what_a_single_architecture_has_no_use_for_is_refused(option: list[str], trial: Trial, tmp_path: Path) -> None:
     done = trial("evaluate", *option, "--output", str(tmp_path / "x"))
-    assert done.returncode == 2
+    assert done.status == 2
     assert "a budget belongs to the tuner" in done.stderr
 
 
@@ -157,11 +176,13 @@ def test_a_wrong_space_is_named(change: dict[str, object], message: str) -> None
         (TRAIN, {"lr": {"_type": "choice", "_value": [0.1, -0.1]}}, "lr must be positive"),
     ],
 )
-def test_the_check_ends_in_one_line(arguments: list[str], space: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_the_check_ends_in_one_line(
+    arguments: list[str], space: dict[str, object], message: str, trial: Trial, tmp_path: Path
+) -> None:
     file = tmp_path / "space.json"
     file.write_text(json.dumps(space))
     done = trial(*arguments, "--check", str(file))
-    assert done.returncode == 2
+    assert done.status == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1

@@ -54,7 +54,7 @@ def test_a_recipe_trains(recipe: Path, photos: Path, tmp_path: Path, monkeypatch
     backbone, arguments = SMALL[recipe.stem]
     small = ["--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8", "--image-size", "32", "--workers", "0"]
     pairs = [text for name, value in arguments.items() for text in ("--backbone-args", f"{name}={json.dumps(value)}")]
-    command = ["retrain", backbone, "--data", str(photos), "--recipe", str(recipe), "--output", str(tmp_path / "run")]
+    command = ["retrain", backbone, "--data", str(photos), "--config", str(recipe), "--output", str(tmp_path / "run")]
     monkeypatch.setattr(sys, "argv", ["acmix-nas", *command, *small, *pairs])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -77,7 +77,7 @@ def test_a_recipe_says_for_how_many_images_it_was_made(recipe: Path) -> None:
     assert total == devices * each
     assert each == yaml.safe_load(text)["batch_size"]
     assert "nobody has run it on ImageNet" in head
-    command = re.search(r"acmix-nas retrain (\S+) --data \S+ --recipe (\S+) .*--devices (\d+)", head)
+    command = re.search(r"acmix-nas retrain (\S+) --data \S+ --config (\S+) .*--devices (\d+)", head)
     assert command
     assert timm.is_model(command[1])
     assert FOLDER.parent.parent / command[2] == recipe

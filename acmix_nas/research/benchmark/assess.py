@@ -110,12 +110,12 @@ def outcome_of(table: Table, strategy: str, seed: int, warm: int = 0) -> Outcome
     with TemporaryDirectory() as folder:
         train_supernet(config, supernet, Path(folder))
     gap: dict[str, float] = {}
-    operators = config.strategy.score_operators(supernet)
+    operators = config.method.score_operators(supernet)
     if operators is not None:
         worth = operators.scores or log_probabilities(operators.probabilities)
         scores = [sum(worth[slot][name] for slot, name in choice.items()) for choice in by_slot]
     trained = spent() - start
-    if config.strategy.name == "darts":
+    if config.strategy == "darts":
         gap["mixture"] = measure(space, data, "validation").score
     start = spent()
     ranker = Ranker.of(space.backbone, space.slots, data)
@@ -219,7 +219,7 @@ def assess(
 
 def _shape(config: SearchConfig) -> dict[str, Any]:
     """Epochs of a search, of its warm-up, and how its warm race goes."""
-    shape: dict[str, Any] = {"epochs": config.recipe.epochs, "warmup": config.strategy.warmup(config.recipe.epochs)}
+    shape: dict[str, Any] = {"epochs": config.recipe.epochs, "warmup": config.method.warmup(config.recipe.epochs)}
     if config.warm:
         race = {"epochs": config.race.epochs, "lr": config.race.lr, "cut": config.race_cut, "apart": config.apart}
         shape["race"] = {"finalists": FINALISTS, **race}

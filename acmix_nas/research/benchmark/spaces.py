@@ -27,6 +27,7 @@ from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageData, reader_of
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.settings import replace_flat
 
 __all__ = ["CUED", "CUED_SHAPES", "NAMED", "VARIANTS", "Choice", "Space", "space_of"]
 
@@ -173,7 +174,8 @@ class Space:
         epochs = self.epochs.get(form["strategy"], self.config.recipe.epochs)
         shared = {} if form["strategy"] == "single_path" else {"arc_learning_rate": self.arc_learning_rate}
         other = replace(self.config, data=self.images(seed))
-        return other.with_settings({**form, **shared, "epochs": epochs, "seed": seed})
+        (config,) = replace_flat({**form, **shared, "epochs": epochs, "seed": seed}, other)
+        return config
 
 
 CUED = Space(
@@ -216,5 +218,5 @@ def space_of(text: str) -> Space:
         raise UserError(f"space must be {', '.join(NAMED)}, or the folder of a search; got {text!r}")
     config = SearchConfig.load(folder)
     counted = {name: limit for name, limit in config.limits.items() if not COSTS.get(name).measured}
-    rate = getattr(config.strategy, "arc_learning_rate", DifferentiableSearch.arc_learning_rate)
+    rate = getattr(config.method, "arc_learning_rate", DifferentiableSearch.arc_learning_rate)
     return Space(folder.resolve().name, config, ImageData(config.data).num_classes, counted, arc_learning_rate=rate)

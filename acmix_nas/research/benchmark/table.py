@@ -306,7 +306,7 @@ class Table:
             settings = said["settings"]
             data, recipe = DataConfig(**settings.pop("data")), Recipe(**settings.pop("recipe"))
             alone: dict[str, Any] = {"data": data, "recipe": recipe, "race_epochs": recipe.epochs}
-            config = SearchConfig(**settings, **alone, strategy=SinglePathSearch(arc_warmup=0))
+            config = SearchConfig(**settings, **alone, method=SinglePathSearch(arc_warmup=0))
             space = Space(said["name"], config, said["num_classes"], said["budget"])
             runs = tuple(Run.of_json(run) for run in content["runs"])
             latencies = Latencies(**content["latencies"]) if "latencies" in content else None

@@ -1,0 +1,164 @@
+"""What several commands share: where they write, what they open, on which devices they train."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import new_folder
+from acmix_nas.util.terminal import console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from acmix_nas.architecture import Architecture
+    from acmix_nas.research.benchmark.spaces import Space
+
+__all__ = [
+    "Device", "Devices", "Flag", "Fused", "ImageSize", "Output", "Saved", "Weights", "costs_table", "folder_for", "name_of",
+    "opened", "out", "resumable", "size_for", "slots_table",
+]  # fmt: skip
+
+out = Console()
+SAVED = "architecture.json, the folder of a search or retraining that holds one, or a name that timm knows"
+CHOSEN = "ACMIX_NAS_OUTPUT"
+"""Tells the other processes of a training, which run the same command line, which new folder the first one chose."""
+
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+Saved = Annotated[Path, Parameter(help=SAVED)]
+Output = Annotated[Path | None, Parameter(help="folder to write into; by default a new one under runs/")]
+Weights = Annotated[Path | None, Parameter(help="checkpoint of the weights; by default network.pt beside the architecture")]
+Fused = Annotated[
+    bool, Parameter(help="take the fastest exact form, measured on this machine", negative=(), show_default=False)
+]
+ImageSize = Annotated[int | None, Parameter(help="side of the images, in pixels; by default that of the search")]
+Device = Annotated[str | None, Parameter(help="cpu, cuda, …; by default the GPU, where there is one")]
+
+
+@dataclass(frozen=True)
+class Devices:
+    """The devices of a training.
+
+    Args:
+        devices: how many devices of this machine.
+        accelerator: auto, cpu, gpu, …: Lightning's names.
+        parallel: how several devices work together, auto, ddp, …: Lightning's strategies.
+    """
+
+    PANEL: ClassVar[str] = "devices"
+
+    devices: int = 1
+    accelerator: str = "auto"
+    parallel: str = "auto"
+
+    @property
+    def trainer_kwargs(self) -> dict[str, Any]:
+        """The arguments of Lightning's Trainer."""
+        return {"devices": self.devices, "accelerator": self.accelerator, "strategy": self.parallel}
+
+
+def folder_for(output: Path | None, name: str, resume: bool = False) -> Path:
+    """Return the folder that was asked for, or a new one."""
+    if output is not None:
+        if output.exists() and not output.is_dir():
+            raise UserError(f"--output must be a folder; {str(output)!r} is a file")
+        return output
+    if resume:
+        raise UserError("--resume needs --output, the folder of the unfinished run")
+    from acmix_nas.training.loop import first_process
+
+    if first_process():
+        folder = new_folder(Path("runs"), name)
+        os.environ[CHOSEN] = str(folder)
+        atexit.register(remove_if_empty, folder)
+    return Path(os.environ[CHOSEN])
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Say how a run goes on that was interrupted, if there is something to go on from."""
+    from acmix_nas.training.loop import first_process
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if first_process() and any(folder.rglob("last.ckpt")):
+            console.print(
+                f"interrupted: the same command with --resume --output {folder} goes on", markup=False, soft_wrap=True
+            )
+        raise
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Take back a new folder that a mistake left without content."""
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def opened(saved: Path, weights: Path | None = None) -> tuple[Architecture, Path | None]:
+    """Return the architecture in a file or a folder, or of a backbone as it stands, and its weights, where there are any."""
+    from acmix_nas.architecture import Architecture
+    from acmix_nas.slots.backbones import is_backbone
+
+    if not saved.exists():
+        if not is_backbone(str(saved)):
+            raise UserError(f"architecture: no file or folder {str(saved)!r}, and timm knows no network of this name")
+        return Architecture(str(saved), slots={}, candidates=()), weights
+    file = saved / "architecture.json" if saved.is_dir() else saved
+    beside = file.with_name(file.name.replace("architecture", "network")).with_suffix(".pt")
+    return Architecture.load(file), weights or (beside if beside.exists() else None)
+
+
+def size_for(architectures: Iterable[Architecture], image_size: int | None) -> int:
+    """Return the side of the images: the one given, or else that of the first architecture that says one."""
+    said = (architecture.data["image_size"] for architecture in architectures if "image_size" in architecture.data)
+    size = image_size or next(said, None)
+    if size is None:
+        raise UserError("--image-size must be given: the architecture does not say on what images it was searched")
+    return int(size)
+
+
+def name_of(path: Path, among: list[Path]) -> str:
+    """Return a short name that tells the paths apart; the name of a network of timm's stays."""
+    if among.count(path) > 1:
+        raise UserError(f"{str(path)!r} is named twice; name it once")
+    if not path.exists():
+        return str(path)
+    folders = [(p if p.is_dir() else p.parent).resolve() for p in among if p.exists()]
+    here = (path if path.is_dir() else path.parent).resolve()
+    return here.name if [folder.name for folder in folders].count(here.name) == 1 else str(path)
+
+
+def slots_table(architecture: Architecture) -> Table:
+    """Return a table of the slots: the operator, and its probability."""
+    from rich.table import Table
+
+    table = Table("slot", "operator", "probability")
+    for slot, operator in architecture.slots.items():
+        probability = architecture.probabilities.get(slot, {}).get(operator)
+        table.add_row(slot, operator, "–" if probability is None else f"{probability:.3f}")
+    return table
+
+
+def costs_table(space: Space) -> Table:
+    """Return the least, the middle and the largest of each cost over a space, and its budget."""
+    from rich.table import Table
+
+    from acmix_nas.costs.budget import show
+
+    table = Table("cost", "least", "middle", "largest", "budget")
+    for name, ends in space.ends().items():
+        table.add_row(
+            name, *(show(name, value) for value in ends), show(name, space.budget[name]) if name in space.budget else "–"
+        )
+    table.caption = f"{space.size} architectures of {space.name}"
+    return table
