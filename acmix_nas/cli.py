@@ -159,7 +159,9 @@ def search(
 def experiment(
     config: Annotated[Path, typer.Argument(help="a config of nnictl, such as experiments/digits-darts.yml")],
     port: Annotated[int | None, typer.Option(help="of NNI's page; a free one by default")] = None,
-    timeout: Annotated[float, typer.Option(help="seconds after which it is stopped")] = 86400.0,
+    timeout: Annotated[
+        float | None, typer.Option(help="seconds after which it is stopped; by default only when nothing in it moves any more")
+    ] = None,
     working_directory: Annotated[
         Path | None, typer.Option(help="where NNI keeps experiments; what the config says, or ~/nni-experiments, by default")
     ] = None,
@@ -183,26 +185,23 @@ def export(
     output: Output = None,
 ) -> None:
     """Takes the best architectures, and the weights they inherit, out of an experiment or a search."""
-    from acmix_nas.results import find_experiment, read_results
+    from acmix_nas.results import find_experiment, read_results, table
 
     if top < 1:
         raise UserError(f"--top must be at least 1; got {top}")
     results = read_results(find_experiment(experiment))
     folder = folder_for(output, "export")
     unused(*folder.glob("architecture*.json"))
-    table = Table("rank", "trial", "metric", "parameters of the trial", "file")
+    targets = []
     for rank, result in enumerate(results[:top], start=1):
         number = "" if top == 1 else f"-{rank}"
-        target = folder / f"architecture{number}.json"
-        Architecture.load(result.architecture).save(target)
+        targets.append(folder / f"architecture{number}.json")
+        Architecture.load(result.architecture).save(targets[-1])
         weights = result.folder / "network.pt"
         if weights.exists():
             shutil.copyfile(weights, folder / f"network{number}.pt")
-        said = ", ".join(f"{name}={value}" for name, value in result.parameters.items() if "." not in name)
-        table.add_row(str(rank), str(result.sequence), f"{result.metric:.4f}", said, str(target))
-    out.print(table)
-    first = folder / ("architecture.json" if top == 1 else "architecture-1.json")
-    out.print(f"next: acmix-nas retrain {first}")
+    out.print(table(results[:top], targets))
+    out.print(f"next: acmix-nas retrain {targets[0]}")
 
 
 @cli.command()
@@ -564,16 +563,15 @@ def queries(
 @cli.command()
 def demo(
     output: Output = None,
-    seeds: Annotated[int, typer.Option(help="how often each network is trained")] = 2,
-    timeout: Annotated[float, typer.Option(help="seconds for the experiment")] = 900.0,
+    minutes: Annotated[float, typer.Option(help="how long it may take; a slow machine gets fewer epochs")] = 15.0,
+    seeds: Annotated[
+        int | None, typer.Option(help="how often each network is trained; by default 2, or 1 where time is short")
+    ] = None,
 ) -> None:
     """The whole road, in a clone of the project: a search by experiments/cued.yml, references, profile, pictures."""
-    from acmix_nas.demo import EXPERIMENT
     from acmix_nas.demo import demo as run_demo
-    from acmix_nas.experiment import check
 
-    check(EXPERIMENT)
-    run_demo(folder_for(output, "demo"), seeds, timeout)
+    run_demo(folder_for(output, "demo"), minutes, seeds)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from acmix_nas.classification import Recipe, Retraining
 from acmix_nas.data import DataConfig, ImageData
 from acmix_nas.errors import UserError
 from acmix_nas.train import evaluate, fit, recalibrate
-from tests.small import Tiny, tiny
+from tests.small import PATIENCE, Tiny, tiny
 
 CPU = {"accelerator": "cpu"}
 
@@ -253,7 +253,7 @@ def test_two_processes_train_together_and_both_return_the_result(tmp_path: Path)
     script.write_text(DISTRIBUTED)
     command = [sys.executable, str(script), str(tmp_path / "run")]
     root = str(Path(__file__).parents[1])
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env={"PYTHONPATH": root})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True, env={"PYTHONPATH": root})
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert done.stdout.count(f"accuracy {result['test_accuracy']}") == 2
 
