@@ -1,4 +1,5 @@
-# `make demo`, `make test` and `make docs` set themselves up, in .venv. PYTHON chooses the interpreter.
+# `make demo`, `make test` and `make docs` set themselves up, in .venv. PYTHON chooses the interpreter; MINUTES, how long
+# the demo may take.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check docs clean
 
 demo: $(VENV)/installed
-	$(BIN)/acmix-nas demo
+	$(BIN)/acmix-nas demo $(if $(MINUTES),--minutes $(MINUTES))
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -15,6 +15,8 @@ from acmix_nas.slots.finding import Slot
 RESNET: dict[str, Any] = {
     "backbone": "resnet14t", "slots": "layer*", "channels": (8, 8, 16, 16), "num_classes": 5, "zero_init_last": False,
 }  # fmt: skip
+PATIENCE = 3600.0
+"""Seconds that a command may take in a test: one that hangs fails, one on a slow machine does not."""
 SLOTS = ["layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"]
 SEVEN = ["conv", "local", "window", "global", "acmix_local", "acmix_window", "acmix_global"]
 EVERY = [*SEVEN, "patchwise", "acmix_patchwise", "local_k3", "acmix_window_k5", "global_r2"]

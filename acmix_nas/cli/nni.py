@@ -24,7 +24,7 @@ def experiment(
     /,
     *,
     port: int | None = None,
-    timeout: float = 86400.0,
+    timeout: float | None = None,
     working_directory: Path | None = None,
     data: str | None = None,
     trial_options: str = "",
@@ -34,7 +34,7 @@ def experiment(
     Args:
         config: a config of nnictl, such as experiments/digits-darts.yml.
         port: port of NNI's page; by default a free one.
-        timeout: seconds after which it is stopped.
+        timeout: seconds after which it is stopped; by default only when nothing in it moves any more.
         working_directory: where NNI keeps experiments; by default what the config says, or ~/nni-experiments.
         data: other images for every trial; by default those of the config.
         trial_options: more options for every trial, as in "--image-size 64 --epochs 30".
@@ -55,29 +55,24 @@ def export(experiment: str, /, *, top: int = 1, output: Output = None) -> None:
         experiment: id or folder of an NNI experiment, or the folder of a search.
         top: how many architectures, best first.
     """
-    from rich.table import Table
-
     from acmix_nas.architecture import Architecture
-    from acmix_nas.nnictl.results import find_experiment, read_results
+    from acmix_nas.nnictl.results import find_experiment, read_results, table
 
     if top < 1:
         raise UserError(f"--top must be at least 1; got {top}")
     results = read_results(find_experiment(experiment))
     folder = folder_for(output, "export")
     unused(*folder.glob("architecture*.json"))
-    table = Table("rank", "trial", "metric", "parameters of the trial", "file")
+    targets = []
     for rank, result in enumerate(results[:top], start=1):
         number = "" if top == 1 else f"-{rank}"
-        target = folder / f"architecture{number}.json"
-        Architecture.load(result.architecture).save(target)
+        targets.append(folder / f"architecture{number}.json")
+        Architecture.load(result.architecture).save(targets[-1])
         weights = result.folder / "network.pt"
         if weights.exists():
             shutil.copyfile(weights, folder / f"network{number}.pt")
-        said = ", ".join(f"{name}={value}" for name, value in result.parameters.items() if "." not in name)
-        table.add_row(str(rank), str(result.sequence), f"{result.metric:.4f}", said, str(target))
-    out.print(table)
-    first = folder / ("architecture.json" if top == 1 else "architecture-1.json")
-    out.print(f"next: acmix-nas retrain {first}")
+    out.print(table(results[:top], targets))
+    out.print(f"next: acmix-nas retrain {targets[0]}")
 
 
 @command(shown=(*OF_A_SEARCH, "output", "check"))

@@ -11,7 +11,6 @@ import math
 import os
 import re
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +29,8 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from acmix_nas.nnictl.patience import SHARE, Still, computed, ended
+from acmix_nas.nnictl.results import read_results, table
 from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import write_json
 from acmix_nas.util.terminal import BrokenRun
@@ -37,12 +38,22 @@ from acmix_nas.util.terminal import BrokenRun
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["ExperimentError", "check", "launch"]
+__all__ = ["ExperimentError", "check", "launch", "signals_raise"]
 
 CHECK_SECONDS = 120.0
+"""A check that has not computed for so long is ended."""
 START_SECONDS = 120.0
+"""The same of `nnictl create`."""
+STARTS = 3
+"""So often an experiment is started whose tuner is not there within NNI's ten seconds, which no setting changes."""
+SILENCE_SECONDS = 3600.0
+"""An experiment in which nothing has moved for so long is given up."""
+QUEUE_SECONDS = 24 * 3600.0
+"""The same where this machine cannot see what moves: no trial runs yet, for want of a device, or trials run elsewhere."""
 STOP_SECONDS = 60.0
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 10.0
+IDLE_SHARE = 0.05
+"""A tuner that uses less than this share of a core is not about to propose a trial."""
 UNFINISHED = ("WAITING", "RUNNING", "UNKNOWN")
 LOG_LINES = 20
 
@@ -62,9 +73,40 @@ if not issubclass(kind, MsgDispatcherBase):
     kind(**{**(known and known.class_args or {}), **tuner.get("classArgs", {})}).update_search_space(space)
 """
 
+# nnictl as it is, but it waits for its server for as long as that lives, in place of three seconds.
+NNICTL = """
+import time
+from nni.experiment import launcher, rest
+from nni.tools.nnictl.nnictl import parse_args
+
+start, check = launcher._start_rest_server, launcher._check_rest_server
+
+def started(*args):
+    global server
+    server = start(*args)
+    return server
+
+def answered(port, url_prefix):
+    pause = 0.5
+    while server.poll() is None:
+        try:
+            return rest.get(port, "/check-status", url_prefix)
+        except OSError:
+            time.sleep(pause)
+            pause = min(1.5 * pause, 5)
+    check(port, url_prefix=url_prefix)
+
+launcher._start_rest_server, launcher._check_rest_server, rest.timeout = started, answered, 300
+parse_args()
+"""
+
 
 class ExperimentError(BrokenRun):
     """An experiment that started and went wrong; the message ends with what the logs say last."""
+
+
+class LateTunerError(ExperimentError):
+    """NNI did not wait for the tuner; on a busy machine the next start may be in time."""
 
 
 # Before the start
@@ -184,14 +226,14 @@ def _ask(command: str | list[str], folder: Path, settings: dict[str, Any]) -> tu
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
-            status = process.wait(CHECK_SECONDS)
-        except subprocess.TimeoutExpired:
-            return 1, f"{what} did not end within {CHECK_SECONDS:g} s"
+            if not ended(process, CHECK_SECONDS):
+                return 1, f"{what} does not end, and has computed nothing for {CHECK_SECONDS:g} s"
         finally:
             if process.poll() is None:
                 _end([*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)])
         output.seek(0)
         lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
+    status = process.returncode
     return status, lines[-1] if lines else f"{what} ended with exit status {status} and said nothing"
 
 
@@ -221,21 +263,26 @@ def launch(
     config: Path,
     *,
     port: int | None = None,
-    timeout: float = 7 * 24 * 3600,
+    timeout: float | None = None,
     progress: bool = True,
     working_directory: Path | None = None,
     trial_options: str = "",
+    begun: Callable[[], None] | None = None,
 ) -> Path:
     """Run an experiment from its start to its end; whatever happens, its server and its trials are stopped.
 
     It ends at the first trial that fails: the trials before it have left their results, and the others would fail alike.
+    It may take any time while something moves. It is given up when for an hour no trial has started or ended, computed, written
+    or reported anything; for a day, where no trial runs yet or trials run on other machines. What has finished is kept, and
+    shown where the experiment ends otherwise than it should.
 
     Args:
         port: of NNI's web page; None takes a free one.
-        timeout: seconds until an experiment that does not end is stopped.
+        timeout: seconds until an experiment that does not end is stopped; None for no limit.
         progress: whether to show the page's address and the progress, on stderr.
         working_directory: where the experiment's folder is made, instead of the config's `experimentWorkingDirectory`.
         trial_options: as of `check`.
+        begun: called once, when the first trial is there. The start is what NNI has too little patience for.
 
     Returns:
         The experiment's folder.
@@ -246,19 +293,40 @@ def launch(
     """
     if port is not None and not _is_free(port):
         raise UserError(f"port {port} cannot be used, another program may hold it; give another, or none to take a free one")
-    with _signals_raise():
+    with signals_raise():
         settings = check(config, trial_options)
         if working_directory is not None:
             settings["experimentWorkingDirectory"] = str(working_directory.expanduser().resolve())
         port = _free_port() if port is None else port
-        with _running(settings, port) as experiment:
-            folder = Path(settings["experimentWorkingDirectory"], experiment)
-            _watch(folder, port, timeout, settings.get("maxTrialNumber"), progress)
+        for start in range(1, STARTS + 1):
+            try:
+                with _running(settings, port) as experiment:
+                    folder = Path(settings["experimentWorkingDirectory"], experiment)
+                    with _finished_shown(folder):
+                        _watch(folder, port, timeout, settings, progress, begun)
+                break
+            except LateTunerError:
+                if start == STARTS:
+                    raise
+                Console(stderr=True, quiet=not progress).print("the tuner was not there within NNI's ten seconds: once more")
     return folder
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def _finished_shown(folder: Path) -> Iterator[None]:
+    """Where what happens here fails or is interrupted, shows what trials have found."""
+    try:
+        yield
+    except BaseException:
+        with suppress(UserError):  # there is none
+            console = Console(stderr=True)
+            console.print(table(read_results(folder)))
+            console.print(f"finished trials are kept: acmix-nas export {folder}", markup=False, soft_wrap=True)
+        raise
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
     """A closed terminal and a scheduler's SIGTERM raise, as Ctrl-C does, so that the server is stopped before the end."""
 
     def leave(number: int, _frame: object) -> None:
@@ -280,28 +348,23 @@ def _signals_raise() -> Iterator[None]:
 def _running(settings: dict[str, Any], port: int) -> Iterator[str]:
     """The id of an experiment that runs inside this block and no longer."""
     environment = _environment(settings)
-    nnictl = shutil.which("nnictl", path=environment["PATH"])
-    if nnictl is None:
-        raise UserError(f"nnictl is not beside {sys.executable} nor on the PATH; install NNI there: pip install nni")
     with TemporaryDirectory() as name:
         # What was checked is what runs: its paths are absolute, so the file may lie anywhere.
         checked, output = write_json(Path(name, "config.json"), settings), Path(name, "output.txt")
         with output.open("wb") as stream:
             # In a session of its own Ctrl-C does not reach it: half started, it would leave a server that nobody knows.
             create = subprocess.Popen(
-                [nnictl, "create", "--config", str(checked), "--port", str(port)], env=environment,
-                stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+                [sys.executable, "-W", "ignore", "-c", NNICTL, "create", "--config", str(checked), "--port", str(port)],
+                env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         try:
-            with suppress(subprocess.TimeoutExpired):
-                create.wait(START_SECONDS)
+            ended(create, START_SECONDS)
             experiment = _experiment_id(output)
             if create.returncode != 0 or experiment is None:
                 raise ExperimentError("nnictl could not start the experiment" + _tail([output]))
             yield experiment
         finally:
-            with suppress(subprocess.TimeoutExpired):
-                create.wait(START_SECONDS)  # where the wait above was interrupted
+            ended(create, START_SECONDS)  # where the wait above was interrupted
             create.kill()
             experiment = _experiment_id(output)
             if experiment is not None:
@@ -313,42 +376,91 @@ def _experiment_id(output: Path) -> str | None:
     return found[1] if found else None
 
 
-def _watch(folder: Path, port: int, timeout: float, total: int | None, progress: bool) -> None:
+def _watch(
+    folder: Path,
+    port: int,
+    timeout: float | None,
+    settings: dict[str, Any],
+    progress: bool,
+    begun: Callable[[], None] | None = None,
+) -> None:
     from nni.experiment import rest
 
-    start = busy = time.monotonic()
+    local = settings["trainingService"]["platform"] == "local"
     console = Console(stderr=True, quiet=not progress)
     console.print(f"experiment {folder.name}, web page http://localhost:{port}, folder {folder}", soft_wrap=True)
     columns = TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    jobs: list[dict[str, Any]] = []
+    start = looked = time.monotonic()
+    whole, tuner = Still(), Still()
     with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=total)
+        task = bar.add_task("", total=settings.get("maxTrialNumber"))
         while True:
             try:
                 state, jobs = rest.get(port, "/check-status"), rest.get(port, "/trial-jobs")
             except OSError as error:  # also what requests raises
                 if not _servers(folder.name):
                     raise ExperimentError(f"NNI's server has gone{_tail([folder / 'log' / 'nnictl_stderr.log'])}") from error
-                state, jobs = {"status": "BUSY"}, []
-            else:
-                finished = sum(job["status"] not in UNFINISHED for job in jobs)
-                bar.update(task, completed=finished, description=_best(jobs))
-            now = time.monotonic()
-            for job in jobs:
-                if job["status"] == "FAILED":
-                    logs = [Path(job.get("logPath", ""), log) for log in ("trial.log", "trial.stderr")]
-                    what = f"trial {job['trialJobId']} (sequence {job.get('sequenceId')}) of {folder} failed"
-                    raise ExperimentError(what + _tail(logs))
-            if state["status"] == "ERROR":
-                logs = [folder / "log" / log for log in ("dispatcher.log", "nnictl_stderr.log")]
-                raise ExperimentError(f"NNI stopped {folder} with an error: {' '.join(state['errors'])}{_tail(logs)}")
-            if state["status"] != "TUNER_NO_MORE_TRIAL" or any(job["status"] in UNFINISHED for job in jobs):
-                busy = now
+                state = {"status": "BUSY"}
+            finished = sum(job["status"] not in UNFINISHED for job in jobs)
+            bar.update(task, completed=finished, description=_best(jobs))
+            _check_failures(folder, state, jobs)
+            if jobs and begun is not None:
+                begun()
+                begun = None
             # A tuner without more trials never becomes DONE below maxTrialNumber; it may wait for a last result, so wait too.
-            if state["status"] in ("DONE", "STOPPED") or now - busy > IDLE_SECONDS:
+            more = state["status"] != "TUNER_NO_MORE_TRIAL" or finished < len(jobs)
+            if more:
+                tuner = Still()
+            idle = 0.0 if more else tuner.seconds(computed(_started(folder.name)) // (IDLE_SHARE * IDLE_SECONDS))
+            if state["status"] in ("DONE", "STOPPED") or idle > IDLE_SECONDS:
                 return
-            if now - start > timeout:
-                raise ExperimentError(f"{folder} did not end within {timeout:g} s, and was stopped; finished trials are kept")
+            now = time.monotonic()
+            if timeout is not None and now - start > timeout:
+                raise ExperimentError(f"{folder} did not end within {timeout:g} s, and was stopped")
+            limit = SILENCE_SECONDS if local and not _queued(jobs) else QUEUE_SECONDS
+            if now - looked > limit / 100:  # it takes a moment
+                looked = now
+                if whole.seconds(_moved(folder, port, jobs)) > limit:
+                    raise ExperimentError(f"{folder} was given up: nothing in it has moved for {limit:g} s")
             time.sleep(1)
+
+
+def _check_failures(folder: Path, state: dict[str, Any], jobs: list[dict[str, Any]]) -> None:
+    """Raise an error where a trial or NNI has failed."""
+    for job in jobs:
+        if job["status"] == "FAILED":
+            logs = [Path(job.get("logPath", ""), log) for log in ("trial.log", "trial.stderr")]
+            what = f"trial {job['trialJobId']} (sequence {job.get('sequenceId')}) of {folder} failed"
+            raise ExperimentError(what + _tail(logs))
+    if state["status"] == "ERROR":
+        logs = [folder / "log" / log for log in ("dispatcher.log", "nnictl_stderr.log")]
+        said = " ".join(state["errors"])
+        error = LateTunerError if "Tuner did not connect" in said else ExperimentError
+        raise error(f"NNI stopped {folder} with an error: {said}{_tail(logs)}")
+
+
+def _queued(jobs: list[dict[str, Any]]) -> bool:
+    """Return True if trials wait and none runs: another program may have the devices."""
+    states = {job["status"] for job in jobs} & {*UNFINISHED}
+    return bool(states) and "RUNNING" not in states
+
+
+def _moved(folder: Path, port: int, jobs: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """Return what differs whenever a trial has started or ended, computed, written or reported something."""
+    from nni.experiment import rest
+
+    reported = None
+    with suppress(OSError):
+        reported = rest.get(port, "/metric-data-latest")
+    written = []
+    for job in jobs:
+        if job["status"] in UNFINISHED:
+            for file in folder.glob(f"environments/*/trials/{job['trialJobId']}/**/*"):
+                with suppress(OSError):  # gone meanwhile
+                    written.append((str(file), file.stat().st_mtime_ns))
+    steps = computed(_started(folder.name)) // (SHARE * SILENCE_SECONDS)
+    return [job["status"] for job in jobs], reported, sorted(written), steps
 
 
 def _best(jobs: list[dict[str, Any]]) -> str:
@@ -394,6 +506,17 @@ def _left_behind(experiment: str) -> list[psutil.Process]:
     return found
 
 
+def _started(experiment: str) -> list[psutil.Process]:
+    """The tuner and the trials of an experiment, and what they have started."""
+    import psutil
+
+    found = set(_left_behind(experiment))
+    for server in _servers(experiment):
+        with suppress(psutil.Error):
+            found.update(server.children(recursive=True))
+    return list(found)
+
+
 def _stop(experiment: str) -> None:
     """Stop an experiment and all its processes.
 
@@ -401,14 +524,8 @@ def _stop(experiment: str) -> None:
     nnictl knows only servers that have come to NNI's list, waits for the whole minute where nothing reaps an ended process
     (in many containers), and leaves what the trials have started.
     """
-    import psutil
-
-    servers = _servers(experiment)
-    below = []
-    for server in servers:
-        with suppress(psutil.Error):
-            below += server.children(recursive=True)
-    left = _end(servers, STOP_SECONDS) + _end(below + _left_behind(experiment))
+    below = _started(experiment)
+    left = _end(_servers(experiment), STOP_SECONDS) + _end(below + _left_behind(experiment))
     if left:
         raise ExperimentError(f"processes of experiment {experiment} cannot be ended: {', '.join(str(p.pid) for p in left)}")
 

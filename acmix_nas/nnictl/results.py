@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from rich.table import Table
+
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_json
 
-__all__ = ["TrialResult", "find_experiment", "link_for_web_page", "read_results"]
+__all__ = ["TrialResult", "find_experiment", "link_for_web_page", "read_results", "table"]
 
 
 def link_for_web_page(output_dir: Path) -> None:
@@ -94,3 +97,16 @@ def read_results(experiment: Path) -> list[TrialResult]:
     if not results:
         raise UserError(f"no result.json below {str(experiment)!r}; give an experiment with at least one finished trial")
     return sorted(results, key=lambda result: (not math.isnan(result.metric), result.metric), reverse=True)
+
+
+def table(results: Sequence[TrialResult], files: Sequence[Path] = ()) -> Table:
+    """Return the trials as a table, best first.
+
+    Args:
+        files: one more column: where each was written.
+    """
+    shown = Table("rank", "trial", "metric", "parameters of the trial", *(["file"] if files else []))
+    for index, result in enumerate(results):
+        said = ", ".join(f"{name}={value}" for name, value in result.parameters.items() if "." not in name)
+        shown.add_row(str(index + 1), str(result.sequence), f"{result.metric:.4f}", said, *map(str, files[index : index + 1]))
+    return shown

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import shutil
-import statistics
-from collections.abc import Mapping
-from concurrent.futures import Future
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from typing_extensions import Self
+from rich.table import Table
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import report as draw_bias
+from acmix_nas.bias.history import HISTORY
 from acmix_nas.deploy import profile as profiling
-from acmix_nas.nnictl.experiment import launch
+from acmix_nas.nnictl.experiment import launch, signals_raise
 from acmix_nas.nnictl.results import read_results
 from acmix_nas.research.benchmark import CUED, shipped
 from acmix_nas.research.benchmark.spaces import Space
+from acmix_nas.research.pace import FULL, Plan, Times, announcement, choose, expected
+from acmix_nas.research.trainings import Trainings, trained
 from acmix_nas.slots.names import OperatorName
 from acmix_nas.training.images import ImageData
 from acmix_nas.training.loop import measure
-from acmix_nas.training.retrain import data_of, train_architecture
-from acmix_nas.util.errors import UserError
+from acmix_nas.training.retrain import data_of
+from acmix_nas.util.errors import UserError, first_line
 from acmix_nas.util.terminal import console, mean_and_deviation
-from acmix_nas.util.workers import workers
 
 __all__ = ["EXPERIMENT", "demo", "references"]
 
 EXPERIMENT = Path("experiments/cued.yml")
 FOUND = "found"
+SEARCH = "search"
 
 
 def references(space: Space) -> dict[str, Architecture]:
@@ -40,116 +44,182 @@ def references(space: Space) -> dict[str, Architecture]:
     return {f"all {operator}": space.architecture((operator,) * len(space.slots)) for operator in space.config.candidates}
 
 
-def demo(folder: Path, seeds: int, timeout: float) -> None:
+def demo(folder: Path, minutes: float, seeds: int | None = None) -> None:
     """Search `cued` in an NNI experiment, train the references meanwhile, and see what was found beside them.
+
+    A machine that is too slow for all of it gets fewer epochs and one seed, and the demo says so. Where it fails or is
+    interrupted, what has finished is shown before the error goes on.
 
     Writes into the folder: experiment/ (NNI's), networks/search (the best trial, whose network goes on from the supernet's
     weights), networks/<name>/seed-<n> (trainings from scratch, by the recipe of the `cued` table), profile/ and bias/. No test
     part decides anything.
 
+    Args:
+        minutes: how long it may take.
+        seeds: how often each network is trained; by default twice, or once where time is short.
+
     Raises:
-        UserError: for a folder in use.
-        ExperimentError: where a trial fails, or the time is up.
+        UserError: for a folder in use, or an argument out of range.
+        ExperimentError: where a trial fails.
+        BrokenRun: where a training does not finish.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"output {str(folder)!r} is not empty; choose a new folder")
-    if seeds < 1:
+    if seeds is not None and seeds < 1:
         raise UserError(f"seeds must be at least 1; got seeds={seeds}")
-    out, architectures = Console(), references(CUED)
-    with Trainings(CUED, folder, seeds) as trainings:
+    if not minutes > 0:
+        raise UserError(f"minutes must be positive; got minutes={minutes}")
+    run = Run(folder, Trainings(folder))
+    with signals_raise(), _shown(run), run.trainings:
+        console.print("measuring this machine")
+        networks = references(CUED)
+        step, processes = run.trainings.step_seconds(CUED, list(networks.values())), run.trainings.processes
+        full = FULL if seeds is None else replace(FULL, seeds=seeds)
+        run.plan = choose(step, processes, minutes, seeds)
+        times = Times.of(run.plan, step, processes)
+        console.print(announcement(run.plan, times, Times.of(full, step, processes), minutes, datetime.now()), soft_wrap=True)
+
         console.rule("1 of 4: the experiment, a search; meanwhile three references are trained")
-        trainings.start(architectures)
-        experiment = launch(EXPERIMENT, timeout=timeout, working_directory=(folder / "experiment").resolve())
+        start = time.monotonic()
+        experiment = launch(
+            EXPERIMENT, working_directory=run.experiment, trial_options=f"--epochs {run.plan.supernet}",
+            begun=lambda: run.train(networks),
+        )  # fmt: skip
         best = read_results(experiment)[0]
-        found = Architecture.load(best.architecture)
-        searched = folder / "networks" / "search"
-        shutil.copytree(best.folder, searched, ignore=shutil.ignore_patterns("checkpoints", "supernet.pt", "trial.*"))
+        shutil.copytree(best.folder, run.searched, ignore=shutil.ignore_patterns("checkpoints", "supernet.pt", "trial.*"))
 
         console.rule("2 of 4: what was found, trained from scratch by the same recipe")
-        architectures = {FOUND: found, **architectures}
-        trainings.start({FOUND: found})
-        results = trainings.results()
-
-    console.rule("3 of 4: profile")
-    data = ImageData(data_of(found))
-    handed = measure(build(found, weights=searched / "network.pt"), data).score
-    networks = {name: build(architecture) for name, architecture in architectures.items()}
-    counts = {name: profiling.count(architecture, data.input_size[-1]) for name, architecture in architectures.items()}
-    profiles = profiling.profile(networks, data.input_size[-1], counts=counts)
-    accuracies = {name: [100 * row["test_accuracy"] for row in results[name]] for name in architectures}
-    extra = {
-        "test accuracy, from scratch": {name: mean_and_deviation(values, " %") for name, values in accuracies.items()},
-        "with the search's weights": {FOUND: f"{100 * handed:.1f} %"},
-    }
-    profiling.report(profiles, folder / "profile", extra)
-
-    console.rule("4 of 4: pictures")
-    draw_bias({"search": searched}, folder / "bias" / "search")
-    mixed = [name for name, a in architectures.items() if any(OperatorName.parse(op).mixed for op in a.slots.values())]
-    runs = {f"{name}, seed {seed}": trained(folder, name, seed) for name in mixed for seed in range(seeds)}
-    draw_bias(runs, folder / "bias" / "retrained")
-
-    out.print(profiling.table(profiles, extra))
-    means = {name: statistics.mean(values) for name, values in accuracies.items()}
-    rival = max((name for name in means if name != FOUND), key=means.__getitem__)
-    error = 100 * shipped("cued").noise() * (2 / seeds) ** 0.5
-    epochs = f"{CUED.config.recipe.epochs} epochs in the supernet, {CUED.config.warm_epochs} alone"
-    out.print(
-        f"found: {' '.join(found.slots.values())}; mean ± standard deviation of {seeds} seeds\n"
-        f"from scratch it is {means[FOUND] - means[rival]:.1f} ± {error:.1f} points above {rival}, the best reference "
-        f"(standard error, by the noise of the cued table);\nwith the search's weights it has {100 * handed:.1f} % ({epochs})\n"
-        f"architecture: {searched / 'architecture.json'}\n"
-        f"tables:       {folder / 'profile' / 'profile.md'}\n"
-        f"pictures:     {folder / 'bias'}\n"
-        f"TensorBoard:  tensorboard --logdir {folder / 'networks'}"
-    )
+        slower = (time.monotonic() - start) / times.search  # than expected
+        console.print(expected(slower * (times.found + times.rest), datetime.now()))
+        run.train({FOUND: Architecture.load(best.architecture)})
+        run.trainings.wait()
 
 
-class Trainings:
-    """Trainings from scratch, each architecture with every seed, in the background, and gone when the block is left.
+@dataclass
+class Run:
+    """A demo as it goes.
 
-    On the CPU there is a process per core, since so small networks use one thread best.
-
-    Args:
-        space: whose recipe and images they are.
-        folder: of the demo; see `trained`.
+    Attributes:
+        plan: with how much it is run.
+        architectures: what is trained, or was; name → architecture.
     """
 
-    def __init__(self, space: Space, folder: Path, seeds: int) -> None:
-        self.space, self.folder, self.seeds = space, folder, seeds
-        self.block = workers(1 if torch.cuda.is_available() else torch.get_num_threads())
-        self.running: dict[tuple[str, int], Future[dict[str, Any]]] = {}
+    folder: Path
+    trainings: Trainings
+    plan: Plan = FULL
+    architectures: dict[str, Architecture] = field(default_factory=dict)
 
-    def __enter__(self) -> Self:
-        self.pool = self.block.__enter__()
-        return self
+    @property
+    def experiment(self) -> Path:
+        """NNI's folder."""
+        return (self.folder / "experiment").resolve()
 
-    def __exit__(self, *error: Any) -> None:
-        self.block.__exit__(*error)
+    @property
+    def searched(self) -> Path:
+        """The folder of the best trial's copy."""
+        return self.folder / "networks" / SEARCH
 
-    def start(self, architectures: Mapping[str, Architecture]) -> None:
-        """Begin to train these."""
-        for seed in range(self.seeds):
-            for name, architecture in architectures.items():
-                job = (self.space, architecture, seed, trained(self.folder, name, seed))
-                self.running[name, seed] = self.pool.submit(train_one, *job)
+    def train(self, architectures: Mapping[str, Architecture]) -> None:
+        """Begin to train these, each with every seed, for as many epochs as the plan says."""
+        self.architectures |= architectures
+        space = replace(CUED, config=replace(CUED.config, race_epochs=self.plan.alone))
+        self.trainings.start(space, architectures, self.plan.seeds)
 
-    def results(self) -> dict[str, list[dict[str, Any]]]:
-        """What `retrain` returned of each architecture, by seed, once all have ended."""
-        results: dict[str, list[dict[str, Any]]] = {}
-        with Progress(TextColumn("trainings"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bar:
-            task = bar.add_task("", total=len(self.running))
-            for (name, _), result in sorted(self.running.items(), key=lambda one: one[0][1]):
-                results.setdefault(name, []).append(result.result())
-                bar.advance(task)
-        return results
+    @property
+    def missing(self) -> list[str]:
+        """What has not finished."""
+        search = [] if FOUND in self.architectures else ["the search"]
+        return search + [f"{name}, seed {seed}" for name, seed in self.trainings.unfinished()]
 
 
-def trained(folder: Path, name: str, seed: int) -> Path:
-    """Where the demo trains a network."""
-    return folder / "networks" / name.replace(" ", "-") / f"seed-{seed}"
+@contextmanager
+def _shown(run: Run) -> Iterator[None]:
+    """At the end, whatever it is, shows what has finished."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if run.architectures:
+            why = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {first_line(error)}"
+            console.print(f"{why}\nwhat has finished is shown; Ctrl-C leaves that out", markup=False, soft_wrap=True)
+            show(run)
+        raise
+    show(run)
 
 
-def train_one(space: Space, architecture: Architecture, seed: int, folder: Path) -> dict[str, Any]:
-    """One training, in a process of its own."""
-    return train_architecture(architecture, space.images(seed), space.alone(seed), folder, progress=False)
+def show(run: Run) -> None:
+    """Write and print the table and the pictures of what has finished, and say what is missing."""
+    out, results, missing = Console(), run.trainings.finished(), run.missing
+    names = [name for name in (FOUND, *references(CUED)) if name in results or (name == FOUND and name in run.architectures)]
+    lines = [f"missing: {', '.join(missing)}"] if missing else []
+    if names:
+        console.rule("3 of 4: profile")
+        table, compared = profiled(run, names, results)
+        out.print(table)
+        lines = [*compared, *lines, f"tables:       {run.folder / 'profile' / 'profile.md'}"]
+    console.rule("4 of 4: pictures")
+    if drawn(run, results):
+        lines.append(f"pictures:     {run.folder / 'bias'}")
+    lines.append(f"TensorBoard:  tensorboard --logdir {run.folder / 'networks'}")
+    out.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+Results = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Name → what `retrain` said with each seed."""
+
+
+def profiled(run: Run, names: Sequence[str], results: Results) -> tuple[Table, list[str]]:
+    """Return the table of these networks, which is written too, and lines on what was found."""
+    architectures = {name: run.architectures[name] for name in names}
+    networks = {name: build(architecture) for name, architecture in architectures.items()}
+    side = CUED.config.data.image_size
+    counts = {name: profiling.count(architecture, side) for name, architecture in architectures.items()}
+    profiles = profiling.profile(networks, side, counts=counts)
+    accuracies = {name: [100 * row["test_accuracy"] for row in results[name]] for name in names if name in results}
+    alone = {name: mean_and_deviation(values, " %") for name, values in accuracies.items()}
+    extra = {f"test accuracy, {run.plan.alone} epochs from scratch": alone}
+    lines = [f"run with {run.plan}"]
+    if FOUND in architectures:
+        found = architectures[FOUND]
+        handed = 100 * measure(build(found, weights=run.searched / "network.pt"), ImageData(data_of(found))).score
+        extra["with the search's weights"] = {FOUND: f"{handed:.1f} %"}
+        warm = f"{run.plan.supernet} epochs in the supernet, {CUED.config.warm_epochs} alone"
+        lines = [
+            f"found: {' '.join(found.slots.values())}",
+            *lines,
+            *lead(accuracies, run.plan),
+            f"with the search's weights it has {handed:.1f} % ({warm})",
+            f"architecture: {run.searched / 'architecture.json'}",
+        ]
+    profiling.report(profiles, run.folder / "profile", extra)
+    return profiling.table(profiles, extra), lines
+
+
+def lead(accuracies: Mapping[str, Sequence[float]], plan: Plan) -> list[str]:
+    """Say how far what was found is above the best reference, where both were trained."""
+    means = {name: mean(values) for name, values in accuracies.items()}
+    rivals = means.keys() - {FOUND}
+    if FOUND not in means or not rivals:
+        return []
+    rival = max(rivals, key=means.__getitem__)
+    error, note = "", "after so few epochs this may change"
+    if plan.alone == FULL.alone:
+        trained = 1 / len(accuracies[FOUND]) + 1 / len(accuracies[rival])
+        error, note = f" ± {100 * shipped('cued').noise() * trained**0.5:.1f}", "standard error, by the noise of the cued table"
+    return [f"from scratch it is {means[FOUND] - means[rival]:.1f}{error} points above {rival}, the best reference ({note})"]
+
+
+def drawn(run: Run, results: Results) -> bool:
+    """Draw the search, as far as it has come, and the trained networks that mix. Return False where there is neither."""
+    begun = [run.searched, *sorted(run.experiment.glob("*/environments/*/trials/*"))]
+    searches = [trial for trial in begun if (trial / HISTORY).exists()]
+    if searches:
+        draw_bias({SEARCH: searches[0]}, run.folder / "bias" / SEARCH)
+    mixed = {
+        f"{name}, seed {row['seed']}": trained(run.folder, name, row["seed"])
+        for name, rows in results.items()
+        if any(OperatorName.parse(operator).mixed for operator in run.architectures[name].slots.values())
+        for row in rows
+    }
+    if mixed:
+        draw_bias(mixed, run.folder / "bias" / "retrained")
+    return bool(searches or mixed)

@@ -24,7 +24,7 @@ from acmix_nas.training.module import Retraining
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.task import Classification
 from acmix_nas.util.errors import UserError
-from tests.small import Tiny, tiny
+from tests.small import PATIENCE, Tiny, tiny
 
 CPU = {"accelerator": "cpu"}
 
@@ -258,6 +258,8 @@ def test_two_processes_train_together_and_both_return_the_result(tmp_path: Path)
     command = [sys.executable, str(script), str(tmp_path / "run")]
     root = str(Path(__file__).parents[2])
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env={"PYTHONPATH": root})
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True, env={"PYTHONPATH": root})
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert done.stdout.count(f"accuracy {result['test_accuracy']}") == 2
 
