@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import nn
 
+from acmix_nas.operators import OPERATORS
 from acmix_nas.slots.backbones import load_weights, make_backbone, open_slots
 from acmix_nas.slots.finding import Heads, Slot
 from acmix_nas.slots.making import make_operator, put
-from acmix_nas.slots.names import OperatorName, check_candidates
+from acmix_nas.slots.names import OperatorName, check_candidates, kind_in
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import provenance, read_document, write_json
 
@@ -24,7 +25,7 @@ KIND = "architecture"
 KINDS: dict[str, tuple[type, ...]] = {
     "backbone": (str, NoneType), "slots": (dict,), "candidates": (list,), "backbone_args": (dict,), "pattern": (list,),
     "heads": (int, dict, NoneType), "budget": (dict,), "seed": (int, NoneType), "data": (dict,), "metric": (dict,),
-    "probabilities": (dict,), "scores": (dict,),
+    "probabilities": (dict,), "scores": (dict,), "origins": (dict,),
 }  # fmt: skip
 
 
@@ -83,8 +84,10 @@ class Architecture:
         return self.data.get("in_chans", 3), height, width
 
     def save(self, path: str | Path) -> Path:
-        """Write the file."""
+        """Write the file. It says where an operator comes from that is not this package's."""
         content = asdict(self)
+        origins = OPERATORS.origins(kind_in(name) for name in (*self.candidates, *self.slots.values()))
+        content |= {"origins": origins} if origins else {}
         made = content.pop("made")
         return write_json(Path(path), {**made, "format": f"acmix-nas {KIND}", "version": 1, **content})
 
@@ -100,7 +103,7 @@ class Architecture:
         where = f"architecture {str(path)!r}"
         made: dict[str, Any] = {key: content.pop(key) for key in ("made_by", "date", "versions") if key in content}
         missing = {"backbone", "slots", "candidates"} - content.keys()
-        unknown = content.keys() - cls.__dataclass_fields__.keys() | content.keys() & {"made"}
+        unknown = content.keys() - {"origins"} - cls.__dataclass_fields__.keys() | content.keys() & {"made"}
         if missing or unknown:
             word, names = ("misses", missing) if missing else ("has the unknown", unknown)
             raise UserError(f"{where} {word} {', '.join(sorted(names))}; export it again")
@@ -108,6 +111,9 @@ class Architecture:
             if name in content and not isinstance(content[name], kinds):
                 expected = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
                 raise UserError(f"{where}: {name} must be {expected}; it is {content[name]!r}")
+        for kind, origin in content.pop("origins", {}).items():
+            if kind not in OPERATORS:
+                raise UserError(f"{where} names the operator {kind!r}, which {origin} adds; install that package")
         if not all(isinstance(glob, str) for glob in content.get("pattern", [])):
             raise UserError(f"{where}: pattern must hold globs; it is {content['pattern']!r}")
         try:

@@ -28,7 +28,7 @@ class DifferentiableSearch(SearchStrategy):
 
     Args:
         arc_learning_rate: learning rate of the architecture's parameters.
-        arc_warmup: epochs in which the architecture does not move, since what learns fastest would win.
+        arc_warmup: epochs in which the architecture does not move, since what learns fastest would win; by default 1.
         watch: whether the end of the search says how decided it is: its entropy, the share of slots where one operator is
             first, and the slots that are coin flips, which another seed turns over.
         patience: epochs in a row with a validation score clearly below the best, after which the search has collapsed. It
@@ -41,7 +41,7 @@ class DifferentiableSearch(SearchStrategy):
     alternating = True
 
     arc_learning_rate: float = 3e-2
-    arc_warmup: int = 1
+    arc_warmup: int | None = None
     watch: bool = True
     patience: int = 3
 
@@ -60,7 +60,7 @@ class DifferentiableSearch(SearchStrategy):
             )
 
     def warmup(self, epochs: int) -> int:
-        return min(self.arc_warmup, epochs - 1) if self.arc_warmup == 1 else self.arc_warmup
+        return min(1, epochs - 1) if self.arc_warmup is None else self.arc_warmup
 
     def shared(self, recipe: Recipe) -> dict[str, Any]:
         """Return what NNI's differentiable strategies take."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import configparser
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 # Before torch is imported, and for the processes that tests start: two of pytest's workers with two threads each on two
 # cores wait for each other ten times longer than they compute.
@@ -13,6 +17,11 @@ import torch
 
 import acmix_nas.models
 import acmix_nas.research.cued_net  # noqa: F401  both fill timm's registry
+from acmix_nas.operators import OPERATORS
+from acmix_nas.util.registry import Registry
+
+OUTSIDE = Path(__file__).parent / "plugins" / "acmix_outside"
+REGISTRIES: tuple[Registry, ...] = (OPERATORS,)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,3 +35,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def outside(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Act as if the package under tests/plugins were installed, here and in the processes that a test starts."""
+    config = configparser.ConfigParser()
+    config.read(OUTSIDE / "setup.cfg")
+    name, version = config["metadata"]["name"], config["metadata"]["version"]
+    site = tmp_path_factory.mktemp("site")
+    info = site / f"{OUTSIDE.name}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "top_level.txt").write_text(f"{OUTSIDE.name}\n")
+    groups = config["options.entry_points"].items()
+    (info / "entry_points.txt").write_text("".join(f"[{group}]{entries}\n" for group, entries in groups))
+    path = [str(OUTSIDE), str(site)]
+    for folder in path:
+        monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*path, *filter(None, [os.environ.get("PYTHONPATH")])]))
+    for module in [module for module in sys.modules if module.partition(".")[0] == OUTSIDE.name]:
+        monkeypatch.delitem(sys.modules, module)
+    for registry in REGISTRIES:
+        monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    Registry._declared.cache_clear()
+    yield
+    Registry._declared.cache_clear()

@@ -40,6 +40,10 @@ def test_reads_what_it_writes(architecture: Architecture, file: Path) -> None:
     assert Architecture.load(file) == architecture
 
 
+def test_says_nothing_of_where_its_own_operators_come_from(file: Path) -> None:
+    assert "origins" not in json.loads(file.read_text())
+
+
 def test_says_first_what_made_it(file: Path) -> None:
     first = file.read_text().splitlines()[1]
     assert '"made_by"' in first
@@ -121,7 +125,7 @@ def test_timm_takes_features_of_it(backbone: str, tmp_path: Path) -> None:
 def test_needs_no_nni(file: Path) -> None:
     script = (
         "import sys; sys.modules['nni'] = None\n"
-        "import acmix_nas, timm, torch\n"
+        "import acmix_nas.models, timm, torch\n"
         f"network = timm.create_model('acmix_nas', architecture={str(file)!r}, num_classes=2).eval()\n"
         "print(tuple(network(torch.randn(1, 3, 32, 32)).shape))"
     )
@@ -156,6 +160,11 @@ def changed(file: Path, **changes: Any) -> Path:
         ({"heads": [1]}, "heads must be int or dict or null"),
         ({"probabilities": [1]}, "probabilities must be dict"),
         ({"metric": 5}, "metric must be dict"),
+        ({"origins": ["axial"]}, "origins must be dict"),
+        (
+            {"origins": {"axial": "acmix-outside 0.1"}},
+            "the operator 'axial', which acmix-outside 0.1 adds; install",
+        ),
         ({"slots": {**SLOTS, "layer9.0.conv2": "conv"}}, "unknown slot 'layer9.0.conv2'"),
         ({"slots": {k: v for k, v in SLOTS.items() if "layer3" not in k}}, "misses slot 'layer3.0.conv2'"),
         ({"backbone": "resnet1O"}, "backbone must be a name that timm knows"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from typing import Any, Generic, TypeVar
@@ -82,6 +82,12 @@ class Registry(Generic[T]):
         root = module.partition(".")[0]
         distributions = packages_distributions().get(root)
         return f"{distributions[0]} {version(distributions[0])}" if distributions else module
+
+    def origins(self, names: Iterable[str]) -> dict[str, str]:
+        """Return name → origin of those among the names that another package registers."""
+        ours = __name__.partition(".")[0]
+        known = sorted(set(names) & set(self.names()))
+        return {name: self.origin(name) for name in known if _identity(self.get(name))[0].partition(".")[0] != ours}
 
     @cache  # noqa: B019  registries live as long as the program
     def _declared(self) -> dict[str, EntryPoint]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from typing import Any
 
 import pytest
 
@@ -60,3 +61,16 @@ def test_the_origin_is_a_distribution_where_one_is_installed() -> None:
     things.register("mine")(first)
     assert things.origin("registry").startswith("acmix-nas ")
     assert things.origin("mine") == __name__
+    assert things.origins(["registry", "mine", "none"]) == {"mine": __name__}
+
+
+def test_what_is_declared_alone_is_registered_as_by_a_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Named(Registry[object]):
+        def register(self, name: str) -> Any:
+            seen.append(name)
+            return super().register(name)
+
+    seen: list[str] = []
+    monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint("path", "pathlib:Path", group)])
+    Named("thing", "acmix_nas.none").get("path")
+    assert seen == ["path"]
