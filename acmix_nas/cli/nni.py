@@ -6,7 +6,9 @@ import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from acmix_nas.cli.options import command
 from acmix_nas.cli.search import SHOWN as OF_A_SEARCH
@@ -27,7 +29,7 @@ def experiment(
     timeout: float | None = None,
     working_directory: Path | None = None,
     data: str | None = None,
-    trial_options: str = "",
+    trial_options: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
 ) -> None:
     """Check a config of nnictl, run its experiment to the end, and stop it.
 
