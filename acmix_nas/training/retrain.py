@@ -126,8 +126,9 @@ def evaluate(
         data = chosen_images(architecture, DataConfig(), data)
     images = data_for(data)
     classes = architecture.data.get("num_classes")
-    if images.num_classes != classes:
-        raise UserError(f"data have {images.num_classes} classes, and the network {classes}; give data of the same classes")
+    here = images.described["num_classes"]
+    if here != classes:
+        raise UserError(f"data have {here} classes, and the network {classes}; give data of the same classes")
     return measure(network, images, part, task_for(task), progress)
 
 
