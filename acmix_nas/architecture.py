@@ -42,7 +42,8 @@ class Architecture:
         slots: slot → operator.
         budget: the limits under which it was derived, such as {"macs": 1.2e6}.
         seed: of the search.
-        data: what it was searched on: {"name": "digits", "num_classes": 10, "image_size": 32}.
+        data: what it was searched on: {"name": "digits", "num_classes": 10, "image_size": 32}, and "in_chans" where these are
+            not 3.
         metric: what the search measured, such as {"val_accuracy": 0.97}.
         probabilities: slot → operator → probability, where a search has them.
         scores: slot → operator → what it adds to an architecture's score, where a search has chosen by something else.

@@ -124,6 +124,10 @@ class DARTSSearch(DifferentiableSearch):
             raise one_of("darts_order", self.darts_order, (1, 2))
         if self.selection not in SELECTIONS:
             raise one_of("selection", self.selection, SELECTIONS)
+        if self.penalty:
+            from acmix_nas.costs.registry import COSTS  # which needs PyTorch
+
+            COSTS.get(self.cost)
 
     @property
     def measures(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ class EvolutionTuner(Tuner):
             is measured on the tuner's machine.
         network: the backbone whose slots are searched, a name that timm knows, with its arguments:
             {"backbone": "resnet26", "num_classes": 10}.
-        image_size: side of its images, in pixels.
+        image_size: side of its images, or height and width, in pixels; their channels are the network's in_chans, 3 by default.
         heads: of every slot, or globs of slots with numbers, as of a search.
 
     Raises:
@@ -55,7 +55,7 @@ class EvolutionTuner(Tuner):
         feasible: Feasible | None = None,
         budget: Budget = (),
         network: Mapping[str, Any] | None = None,
-        image_size: int = 32,
+        image_size: int | tuple[int, int] = 32,
         heads: int | Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
@@ -97,11 +97,13 @@ def feasible_under(
     budget: Budget,
     candidates: Mapping[str, Sequence[str]],
     network: Mapping[str, Any],
-    image_size: int,
+    image_size: int | tuple[int, int],
     heads: int | Mapping[str, int] | None,
 ) -> Feasible:
     """Whether an architecture meets a budget, by the table of costs; arguments and errors as of `EvolutionTuner`."""
     # PyTorch and timm, which take seconds to import.
+    from timm.layers import to_2tuple
+
     from acmix_nas.costs.budget import parse_budget, within
     from acmix_nas.costs.choose import any_within
     from acmix_nas.costs.table import CostTable
@@ -113,7 +115,7 @@ def feasible_under(
     for name in candidates.keys() - {slot.name for slot in slots}:
         raise UserError(f"search space: {name!r} is no slot of {network['backbone']}; name its 3×3 convolutions or attentions")
     slots = [replace(slot, candidates=check_candidates(candidates[slot.name])) for slot in slots]
-    size = (3, image_size, image_size)
+    size = (dict(network).get("in_chans", 3), *to_2tuple(image_size))
     table = CostTable.of(backbone, slots, size, limits)
     any_within(table, limits)  # raises where none meets it
     return partial(within, table, limits)

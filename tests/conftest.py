@@ -17,11 +17,12 @@ import torch
 
 import acmix_nas.models
 import acmix_nas.research.cued_net  # noqa: F401  both fill timm's registry
+from acmix_nas.costs.registry import COSTS
 from acmix_nas.operators import OPERATORS
 from acmix_nas.util.registry import Registry
 
 OUTSIDE = Path(__file__).parent / "plugins" / "acmix_outside"
-REGISTRIES: tuple[Registry, ...] = (OPERATORS,)
+REGISTRIES: tuple[Registry, ...] = (OPERATORS, COSTS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

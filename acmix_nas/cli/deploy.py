@@ -35,17 +35,18 @@ def profile(
     from acmix_nas.deploy.fusion import fuse
     from acmix_nas.training.retrain import sized
     from acmix_nas.util.files import unused
+    from acmix_nas.util.timing import device_of
 
     paths = [architecture, *architectures]
     found = {name_of(path, paths): opened(path)[0] for path in paths}
     size = size_for(found.values(), image_size)
-    found = {name: sized(one, size) for name, one in found.items()}
+    found = {name: sized(one, size[-1]) for name, one in found.items()}
     networks = {name: build(one) for name, one in found.items()}
     counts = {name: profiling.count(one, size) for name, one in found.items()}
     folder = folder_for(output, "profile")
     unused(*profiling.files(folder))
     if fused:
-        images = torch.randn(batch_size, 3, size, size, device=profiling.device_of(device))
+        images = torch.randn(batch_size, *size, device=device_of(device))
         networks |= {f"{name}, fused": fuse(network.to(images.device), images).network for name, network in networks.items()}
     profiles = profiling.profile(networks, size, batch_size, device=device, counts=counts)
     out.print(profiling.table(profiles))
@@ -76,9 +77,9 @@ def export_onnx(
 
     found, checkpoint = opened(architecture, weights)
     size = size_for([found], image_size)
-    network = build(sized(found, size), weights=checkpoint)
+    network = build(sized(found, size[-1]), weights=checkpoint)
     if fused:
-        fusion = fuse(network, torch.randn(1, 3, size, size))
+        fusion = fuse(network, torch.randn(1, *size))
         out.print(fusion_table(fusion))
         network = fusion.network
     difference = run_export(network, file, size)

@@ -40,7 +40,9 @@ Weights = Annotated[Path | None, Parameter(help="checkpoint of the weights; by d
 Fused = Annotated[
     bool, Parameter(help="take the fastest exact form, measured on this machine", negative=(), show_default=False)
 ]
-ImageSize = Annotated[int | None, Parameter(help="side of the images, in pixels; by default that of the search")]
+ImageSize = Annotated[
+    str | None, Parameter(help="side of the images in pixels, or height and width as in 800x1280; by default as searched")
+]
 Device = Annotated[str | None, Parameter(help="cpu, cuda, …; by default the GPU, where there is one")]
 
 
@@ -118,13 +120,17 @@ def opened(saved: Path, weights: Path | None = None) -> tuple[Architecture, Path
     return Architecture.load(file), weights or (beside if beside.exists() else None)
 
 
-def size_for(architectures: Iterable[Architecture], image_size: int | None) -> int:
-    """Return the side of the images: the one given, or else that of the first architecture that says one."""
-    said = (architecture.data["image_size"] for architecture in architectures if "image_size" in architecture.data)
-    size = image_size or next(said, None)
-    if size is None:
+def size_for(architectures: Iterable[Architecture], image_size: str | None) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images: of the size given, or else of the first architecture that says one."""
+    said = next((architecture.input_size for architecture in architectures if "image_size" in architecture.data), None)
+    if image_size is not None:
+        sides = [int(side) for side in image_size.split("x") if side.isdigit()]
+        if len(sides) != len(image_size.split("x")) or len(sides) not in (1, 2) or min(sides) < 1:
+            raise UserError(f"--image-size must be a side in pixels, or height and width as in 800x1280; got {image_size!r}")
+        return (said[0] if said else 3, sides[0], sides[-1])
+    if said is None:
         raise UserError("--image-size must be given: the architecture does not say on what images it was searched")
-    return int(size)
+    return said
 
 
 def name_of(path: Path, among: list[Path]) -> str:

@@ -26,16 +26,17 @@ class ParityError(BrokenRun):
 
 
 def export_onnx(
-    network: nn.Module, path: str | Path, image_size: int, *, batch: int | None = None, opset: int = 18, tolerance: float = 1e-4
+    network: nn.Module, path: str | Path, input_size: Sequence[int], *,
+    batch: int | None = None, opset: int = 18, tolerance: float = 1e-4,
 ) -> float:  # fmt: skip
     """Write a network as one self-contained .onnx file, in evaluation mode, and compare it with PyTorch.
 
-    The file takes `images` (B, 3, S, S) and gives `logits`. It says in its metadata which command made it.
+    The file takes `images` (B, channels, height, width) and gives `logits`. It says in its metadata which command made it.
 
     Args:
         network: from images to one tensor; it is not changed.
         path: a file that does not exist yet; it appears only once it agrees with PyTorch.
-        image_size: S; the file takes no other.
+        input_size: (channels, height, width) of an image; the file takes no other.
         batch: B; None for any, or for 1 with a warning where the network cannot be exported for any.
         opset: of ONNX. 18 is what torch's exporter is written in, and onnxruntime reads since 1.14.
         tolerance: of the largest difference.
@@ -54,7 +55,7 @@ def export_onnx(
     except ImportError as error:
         raise UserError(f"export to ONNX needs {error.name}, which is not installed; pip install 'acmix-nas[onnx]'") from None
     with _new_file(Path(path)) as temporary:
-        network, program, batches = _trace(network, image_size, batch)
+        network, program, batches = _trace(network, input_size, batch)
         exported = torch.onnx.export(
             program, (), dynamo=True, input_names=["images"], output_names=["logits"], opset_version=opset, verbose=False,
             dynamic_shapes=({0: "batch"},) if len(batches) > 1 else None,  # only names what the program has
@@ -72,21 +73,21 @@ def export_onnx(
         session = onnxruntime.InferenceSession(temporary, options, providers=["CPUExecutionProvider"])
         return _check_parity(
             network, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
-            image_size, batches, tolerance,
+            input_size, batches, tolerance,
         )  # fmt: skip
 
 
 def export_program(
-    network: nn.Module, path: str | Path, image_size: int, *, batch: int | None = None, tolerance: float = 1e-4
+    network: nn.Module, path: str | Path, input_size: Sequence[int], *, batch: int | None = None, tolerance: float = 1e-4
 ) -> float:  # fmt: skip
     """Write a network as a .pt2 file, which `torch.export.load(path).module()` runs without this package.
 
     `provenance.json` inside it says which command made it. Arguments, result and errors as of `export_onnx`.
     """
     with _new_file(Path(path)) as temporary:
-        network, program, batches = _trace(network, image_size, batch)
+        network, program, batches = _trace(network, input_size, batch)
         torch.export.save(program, temporary, extra_files={"provenance.json": _text(provenance())})
-        return _check_parity(network, torch.export.load(temporary).module(), image_size, batches, tolerance)
+        return _check_parity(network, torch.export.load(temporary).module(), input_size, batches, tolerance)
 
 
 @contextmanager
@@ -102,7 +103,9 @@ def _new_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _trace(network: nn.Module, image_size: int, batch: int | None) -> tuple[nn.Module, ExportedProgram, Sequence[int]]:
+def _trace(
+    network: nn.Module, input_size: Sequence[int], batch: int | None
+) -> tuple[nn.Module, ExportedProgram, Sequence[int]]:
     """A copy of the network on the CPU in evaluation mode, its program, and the batch sizes to check it at."""
     if batch is not None and batch < 1:
         raise UserError(f"batch must be positive, or None for any; got {batch}")
@@ -111,14 +114,14 @@ def _trace(network: nn.Module, image_size: int, batch: int | None) -> tuple[nn.M
         try:
             # Traced at 2: torch.export takes a dimension of 1 for a constant.
             shapes = ({0: Dim("batch", min=1)},)
-            program = torch.export.export(network, (torch.randn(2, 3, image_size, image_size),), dynamic_shapes=shapes)
+            program = torch.export.export(network, (torch.randn(2, *input_size),), dynamic_shapes=shapes)
             batches: tuple[int, ...] = (1, 2, 3)
         except Exception as error:  # torch.export has no error of its own for what it cannot generalise
             reason = str(error).strip().splitlines()[0]
             warnings.warn(f"the network cannot be exported for any batch size, so it is for 1: {reason}", stacklevel=3)
             batch = 1
     if batch is not None:
-        program = torch.export.export(network, (torch.randn(batch, 3, image_size, image_size),))
+        program = torch.export.export(network, (torch.randn(batch, *input_size),))
         batches = (batch,)
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
@@ -127,12 +130,13 @@ def _trace(network: nn.Module, image_size: int, batch: int | None) -> tuple[nn.M
 
 
 def _check_parity(
-    network: nn.Module, exported: Callable[[Tensor], Tensor], image_size: int, batches: Sequence[int], tolerance: float
+    network: nn.Module, exported: Callable[[Tensor], Tensor], input_size: Sequence[int], batches: Sequence[int],
+    tolerance: float,
 ) -> float:  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
     for batch in batches:
-        images = torch.randn(batch, 3, image_size, image_size, generator=generator)
+        images = torch.randn(batch, *input_size, generator=generator)
         with torch.no_grad():
             expected, got = network(images), exported(images)
         difference = ((got - expected).abs().max() / (expected.abs().max() or 1.0)).item()

@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,6 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_leaves
 
-from acmix_nas.deploy.profile import milliseconds
 from acmix_nas.operators import (
     ACmix,
     ConvolutionPath,
@@ -27,6 +27,7 @@ from acmix_nas.operators import (
 from acmix_nas.slots.finding import places
 from acmix_nas.slots.making import put
 from acmix_nas.util.terminal import BrokenRun
+from acmix_nas.util.timing import interleaved
 
 __all__ = ["FusedSlot", "Fusion", "fuse"]
 
@@ -452,13 +453,8 @@ def _race(modules: Mapping[str, nn.Module], x: Tensor, repeats: int) -> dict[str
 
     By the medians, 3 of 60 ResNets got the other memory layout than the rest on a busy machine, and were 9 to 16 % slower.
     """
-    times: dict[str, list[float]] = {name: [] for name in modules}
-    for turn in range(repeats + 2):
-        for name, module in modules.items():
-            taken = milliseconds(module, x)
-            if turn >= 2:  # the first turns warm up
-                times[name].append(taken)
-    return {name: min(row) for name, row in times.items()}
+    times = interleaved([partial(module, x) for module in modules.values()], x.device, repeats, discard=2)
+    return dict(zip(modules, times.min(axis=1).tolist(), strict=True))
 
 
 def _faster_layout(network: nn.Module, images: Tensor, repeats: int) -> torch.memory_format:

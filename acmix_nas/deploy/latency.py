@@ -8,6 +8,7 @@ import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from statistics import median
@@ -22,12 +23,12 @@ from acmix_nas.costs.registry import Cost, Entries, register_cost
 from acmix_nas.costs.survey import Survey
 from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.fusion import fuse
-from acmix_nas.deploy.profile import device_name, device_of, milliseconds
 from acmix_nas.operators import kernels
 from acmix_nas.slots.finding import Slot
 from acmix_nas.slots.making import make_operator, put
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_json, write_json
+from acmix_nas.util.timing import device_name, device_of, interleaved
 
 __all__ = ["Agreement", "Latency", "check"]
 
@@ -177,12 +178,8 @@ def _whole(
 @torch.inference_mode()
 def _interleaved(modules: Sequence[tuple[nn.Module, Tensor]], repeats: int) -> np.ndarray:
     """Milliseconds, (modules, turns); each is run once, untimed, before it is timed, so that its weights are near."""
-    times = np.empty((len(modules), repeats + 1))
-    for turn in range(repeats + 1):
-        for number, (module, x) in enumerate(modules):
-            module(x)
-            times[number, turn] = milliseconds(module, x)
-    return times[:, 1:]
+    forwards = [partial(module, x) for module, x in modules]
+    return interleaved(forwards, modules[0][1].device, repeats, discard=1, before=forwards)
 
 
 def _typical(times: np.ndarray) -> list[float]:

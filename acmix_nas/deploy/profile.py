@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-import platform
-import time
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +27,13 @@ from acmix_nas.costs.counted import OperatorCounts, module_counts
 from acmix_nas.costs.survey import survey
 from acmix_nas.slots.finding import find_slots, places
 from acmix_nas.slots.making import make_operator
+from acmix_nas.util import tables
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import provenance, unused, write_json, write_text
+from acmix_nas.util.intervals import Quartiles, quartiles
+from acmix_nas.util.timing import allocated_peak, device_name, device_of, interleaved
 
-__all__ = ["Conditions", "Counts", "Latency", "Profile", "as_json", "count", "markdown", "profile", "report", "stages", "table"]
+__all__ = ["Conditions", "Counts", "Profile", "as_json", "count", "markdown", "profile", "report", "stages", "table"]
 
 Extra = Mapping[str, Mapping[str, str]] | None
 """Columns of the caller's own: header → network → cell."""
@@ -62,13 +64,14 @@ class Counts:
 
 
 def count(
-    architecture: Architecture, image_size: int, num_classes: int | None = None, backbone: nn.Module | None = None
+    architecture: Architecture, input_size: Sequence[int], num_classes: int | None = None, backbone: nn.Module | None = None
 ) -> Counts:  # fmt: skip
-    """Count an architecture on images of 3×S×S. Nothing is computed.
+    """Count an architecture. Nothing is computed.
 
     Of a backbone as it is, without slots, the stages are those of the convolutions and attentions that could be slots.
 
     Args:
+        input_size: (channels, height, width) of an image.
         num_classes, backbone: as of `build`; the backbone is not changed.
 
     Raises:
@@ -79,7 +82,7 @@ def count(
     if not slots and places(plain):
         slots = find_slots(plain)
         chosen = {slot.name: plain.get_submodule(slot.name) for slot in slots}
-    found = survey(plain, slots, (3, image_size, image_size))
+    found = survey(plain, slots, input_size)
     stages: dict[str, OperatorCounts] = {}
     for slot in slots:
         cost = module_counts(chosen[slot.name], *found.sizes[slot.name])
@@ -91,21 +94,13 @@ def count(
     return Counts(parameters + round(found.rest_parameters), stage1, stage2, round(found.rest_macs), stages)
 
 
-class Latency(NamedTuple):
-    """Milliseconds of one forward: the median and the quartiles around it."""
-
-    median: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True)
 class Conditions:
-    """Under which networks were measured. `threads` are those of PyTorch on the CPU."""
+    """Under which networks were measured: `input_size` is that of an image, `threads` are those of PyTorch on the CPU."""
 
     device: str
     threads: int
-    image_size: int
+    input_size: tuple[int, ...]
     batch_size: int
     repeats: int
 
@@ -116,14 +111,14 @@ class Profile:
 
     Attributes:
         counts: where the caller gave them.
-        latency: batch size → latency; 1 and the batch size of the conditions.
+        latency: batch size → milliseconds of one forward; 1 and the batch size of the conditions.
         memory: bytes, see `profile`.
     """
 
     name: str
     parameters: int
     counts: Counts | None
-    latency: Mapping[int, Latency]
+    latency: Mapping[int, Quartiles]
     memory: int
     conditions: Conditions
 
@@ -135,7 +130,7 @@ class Profile:
 
 
 def profile(
-    networks: Mapping[str, nn.Module], image_size: int, batch_size: int = 8, repeats: int = 30, warmup: int = 5,
+    networks: Mapping[str, nn.Module], input_size: Sequence[int], batch_size: int = 8, repeats: int = 30, warmup: int = 5,
     device: str | torch.device | None = None, counts: Mapping[str, Counts] | None = None, progress: bool = True,
 ) -> list[Profile]:  # fmt: skip
     """Measure networks side by side, in float32 and evaluation mode; the networks themselves are not changed.
@@ -149,8 +144,8 @@ def profile(
     allocator, workspaces included.
 
     Args:
-        networks: name → network, from (B, 3, S, S).
-        image_size: S.
+        networks: name → network.
+        input_size: (channels, height, width) of an image.
         batch_size: of the second latency, the throughput and the memory; the first latency is at 1.
         repeats: timed forwards of each network and batch size.
         warmup: forwards of each network and batch size before any is timed.
@@ -169,73 +164,26 @@ def profile(
         if counted.parameters != parameters.get(name):
             raise UserError(f"counts of {name!r} have {counted.parameters} parameters, its network {parameters.get(name)}")
     copies = {name: copy.deepcopy(network).to(place).eval() for name, network in networks.items()}
-    images = {batch: torch.randn(batch, 3, image_size, image_size).to(place) for batch in sorted({1, batch_size})}
+    images = {batch: torch.randn(batch, *input_size).to(place) for batch in sorted({1, batch_size})}
 
-    times: dict[str, dict[int, list[float]]] = {name: {batch: [] for batch in images} for name in networks}
+    calls = {(batch, name): partial(network, images[batch]) for batch in images for name, network in copies.items()}
     with torch.inference_mode():
-        for batch in images:
-            for network in copies.values():
-                for _ in range(warmup):
-                    network(images[batch])
-        turns = range(repeats)
-        for _ in track(turns, "timing", console=Console(stderr=True), transient=True, disable=not progress):
-            for batch in images:
-                for name, network in copies.items():
-                    network(images[batch])
-                    times[name][batch].append(milliseconds(network, images[batch]))
-    conditions = Conditions(device_name(place), torch.get_num_threads(), image_size, batch_size, repeats)
+        for call in calls.values():
+            for _ in range(warmup):
+                call()
+        forwards = list(calls.values())
+        turns = [
+            interleaved(forwards, place, 1, before=forwards)
+            for _ in track(range(repeats), "timing", console=Console(stderr=True), transient=True, disable=not progress)
+        ]
+    times = dict(zip(calls, np.concatenate(turns, axis=1), strict=True))
+    conditions = Conditions(device_name(place), torch.get_num_threads(), tuple(input_size), batch_size, repeats)
     profiles = []
     for name, network in copies.items():
-        latency = {batch: Latency(*np.percentile(row, (50, 25, 75)).tolist()) for batch, row in times[name].items()}
+        latency = {batch: quartiles(times[batch, name]) for batch in images}
         memory = peak_memory(network, images[batch_size])
         profiles.append(Profile(name, parameters[name], counts.get(name), latency, memory, conditions))
     return profiles
-
-
-def device_of(device: str | torch.device | None) -> torch.device:
-    """The device of this name; CUDA where there is one by default."""
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device must be cpu or cuda; got {str(device)!r}") from None
-    if place.type not in ("cpu", "cuda"):
-        raise UserError(f"device must be cpu or cuda; got {str(device)!r}")
-    if place.type == "cuda" and not (place.index or 0) < torch.cuda.device_count():
-        raise UserError(f"device {str(device)!r} is not there; PyTorch sees {torch.cuda.device_count()} CUDA devices")
-    return place
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's model, or the CPU's."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")  # on Linux, where `platform` does not know the model
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return model or platform.processor() or platform.machine()
-
-
-def milliseconds(network: nn.Module, images: Tensor) -> float:
-    """One forward; see `profile`.
-
-    With one thread on the CPU, the time for which it computed, so without that in which another program had its core: with
-    three programs on two cores a forward of 21 ms took 21 to 41 ms by the clock, and 21 to 27 ms so.
-    """
-    if images.device.type != "cuda":
-        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
-        began = clock()
-        network(images)
-        return (clock() - began) * 1e3
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    stream = torch.cuda.current_stream(images.device)
-    stream.synchronize()  # behind a busy device the launches would hide
-    start.record(stream)
-    network(images)
-    end.record(stream)
-    end.synchronize()
-    return start.elapsed_time(end)
 
 
 def peak_memory(network: nn.Module, images: Tensor) -> int:
@@ -245,10 +193,7 @@ def peak_memory(network: nn.Module, images: Tensor) -> int:
             network(images)
         return memory.peak
     with torch.inference_mode():
-        torch.cuda.reset_peak_memory_stats(images.device)
-        before = torch.cuda.memory_allocated(images.device)
-        network(images)
-        return torch.cuda.max_memory_allocated(images.device) - before
+        return allocated_peak(partial(network, images), images.device)
 
 
 class TensorMemory(TorchDispatchMode):
@@ -301,9 +246,10 @@ def stages(profiles: Sequence[Profile]) -> Table:
 def markdown(profiles: Sequence[Profile], extra: Extra = None) -> str:
     """Both tables, and what they mean. Arguments and errors as of `table`."""
     c = _conditions(profiles)
+    *_, height, width = c.input_size
     lines = [
-        *_markdown(_columns(profiles, extra)), "",
-        f"MACs are multiply-adds of one image of {c.image_size}×{c.image_size} pixels. Latencies are medians (quartiles) of "
+        _markdown(_columns(profiles, extra)), "",
+        f"MACs are multiply-adds of one image of {height}×{width} pixels. Latencies are medians (quartiles) of "
         f"{c.repeats} forwards in float32, the networks in turn; b is the batch size. Memory is the peak of one forward at "
         f"batch {c.batch_size}, above weights and images.",
     ]  # fmt: skip
@@ -312,7 +258,7 @@ def markdown(profiles: Sequence[Profile], extra: Extra = None) -> str:
             "",
             "MACs of the slots by stage of the network, Stage I + Stage II:",
             "",
-            *_markdown(_stage_columns(profiles)),
+            _markdown(_stage_columns(profiles)),
         ]
     return "\n".join(lines) + "\n"
 
@@ -391,9 +337,8 @@ def _rich(columns: Mapping[str, Sequence[str]]) -> Table:
     return shown
 
 
-def _markdown(columns: Mapping[str, Sequence[str]]) -> list[str]:
-    rows = [list(columns), ["---", *["---:"] * (len(columns) - 1)], *map(list, zip(*columns.values(), strict=True))]
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+def _markdown(columns: Mapping[str, Sequence[str]]) -> str:
+    return tables.markdown(list(columns), list(zip(*columns.values(), strict=True)), right=True)
 
 
 def _digits(value: float) -> str:

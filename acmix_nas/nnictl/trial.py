@@ -181,14 +181,15 @@ def train_one(
     if check is not None:
         for parameters in corners(read_json(check, "search space")):
             network, data, _ = configured(parameters)
-            count(network, data.image_size, ImageData(data).num_classes)
+            images = ImageData(data)
+            count(network, images.input_size, images.num_classes)
         return
     start = perf_counter()
     folder, parameters = begin(output)
     network, data, how = configured(parameters)
     images = ImageData(data, how.seed)
     trained = train_architecture(network, images, how, folder, callbacks=[Reporter()], progress=False, resume=True)
-    counts = count(trained.architecture, data.image_size)
+    counts = count(trained.architecture, images.input_size)
     found = {
         **read_document(folder / "result.json", "result"),
         "architecture": "architecture.json",

@@ -171,9 +171,9 @@ def profiled(run: Run, names: Sequence[str], results: Results) -> tuple[Table, l
     """Return the table of these networks, which is written too, and lines on what was found."""
     architectures = {name: run.architectures[name] for name in names}
     networks = {name: build(architecture) for name, architecture in architectures.items()}
-    side = CUED.config.data.image_size
-    counts = {name: profiling.count(architecture, side) for name, architecture in architectures.items()}
-    profiles = profiling.profile(networks, side, counts=counts)
+    size = CUED.input_size
+    counts = {name: profiling.count(architecture, size) for name, architecture in architectures.items()}
+    profiles = profiling.profile(networks, size, counts=counts)
     accuracies = {name: [100 * row["test_accuracy"] for row in results[name]] for name in names if name in results}
     alone = {name: mean_and_deviation(values, " %") for name, values in accuracies.items()}
     extra = {f"test accuracy, {run.plan.alone} epochs from scratch": alone}

@@ -27,7 +27,7 @@ from acmix_nas.util.terminal import mean_and_deviation
 
 __all__ = ["TABLES", "figures", "tables", "theory"]
 
-SIZE = 224
+INPUT = (3, 224, 224)
 SWIN = {"swin_tiny": "swin_tiny_patch4_window7_224", "swin_small": "swin_small_patch4_window7_224"}
 # Network of the paper's Tables 1 and 8 → module of the table → network whose slots are that module.
 STAGED: dict[str, dict[str, str]] = {
@@ -127,7 +127,7 @@ def summed(network: str, measure: Callable[[nn.Module, int, int], Staged], unit:
 def operators_of(network: str) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
     """The operators of a network, and the size of their input maps at 224×224."""
     model, slots = open_backbone(network)
-    sizes = survey(model, slots, (3, SIZE, SIZE)).sizes
+    sizes = survey(model, slots, INPUT).sizes
     return ((model.get_submodule(slot.name), sizes[slot.name]) for slot in slots)
 
 
@@ -167,7 +167,7 @@ def models() -> Table:
     shown = Table("network", "parameters", "paper", "difference", "GMACs", "paper", "difference", "top-1 (ImageNet, paper)")
     for name, said in figures()["models"].items():
         for network in (*baselines(name), name):
-            ours = count(Architecture(network, {}, ()), SIZE)
+            ours = count(Architecture(network, {}, ()), INPUT)
             cells = [network, f"{ours.parameters:,}", "–", "–", f"{ours.macs / 1e9:.3f}", "–", "–", f"{said['baseline_top1']}"]
             if network == name:
                 cells[2:4] = f"{said['params_m']} M", f"{ours.parameters / 1e6 / said['params_m'] - 1:+.1%}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import to_2tuple
 from timm.models import PretrainedCfg
 from torch import nn
 
@@ -96,14 +97,15 @@ def pretrained_config(backbone: str) -> PretrainedCfg | None:
         raise one_of("backbone", backbone, timm.list_pretrained(f"{name}.*") or [name]) from None
 
 
-def for_size(backbone: str, arguments: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    """The arguments for images of this side: with `img_size` where timm builds for one size only, as Swin and ViT."""
+def for_size(backbone: str, arguments: Mapping[str, Any], image_size: int | tuple[int, int]) -> dict[str, Any]:
+    """The arguments for images of this side (or height, width): with `img_size` where timm builds for one size, as Swin."""
     config = pretrained_config(backbone)
     flexible = {"dynamic_img_size", "strict_img_size"} & arguments.keys()
     if config is None or not config.fixed_input_size or flexible:
         return dict(arguments)
-    built_for = arguments.get("img_size", config.input_size[-1])
-    return dict(arguments) if built_for == image_size else {**arguments, "img_size": image_size}
+    size = to_2tuple(image_size)
+    built_for = to_2tuple(arguments.get("img_size", config.input_size[1:]))
+    return dict(arguments) if built_for == size else {**arguments, "img_size": size[0] if size[0] == size[1] else size}
 
 
 def as_features(network: nn.Module, slots: list[Slot], backbone: str, arguments: dict[str, Any]) -> nn.Module:

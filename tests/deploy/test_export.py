@@ -60,41 +60,41 @@ class Tiny(nn.Module):
 @pytest.mark.filterwarnings("error:the network cannot be exported for any batch")
 def test_operators_agree_with_pytorch(tmp_path: Path, operators: str, size: int) -> None:
     path = tmp_path / "network.onnx"
-    assert 0 < export_onnx(mixed(MIXED[operators]), path, size) < 1e-5
+    assert 0 < export_onnx(mixed(MIXED[operators]), path, (3, size, size)) < 1e-5
     assert list(tmp_path.iterdir()) == [path]
     assert input_shape(path) == ["batch", 3, size, size]
 
 
 def test_any_batch_is_the_default(tmp_path: Path) -> None:
-    export_onnx(Tiny(), tmp_path / "any.onnx", 8)
-    export_onnx(Tiny(), tmp_path / "four.onnx", 8, batch=4)
-    assert input_shape(tmp_path / "any.onnx") == ["batch", 3, 8, 8]
+    export_onnx(Tiny(), tmp_path / "any.onnx", (3, 8, 10))
+    export_onnx(Tiny(), tmp_path / "four.onnx", (3, 8, 8), batch=4)
+    assert input_shape(tmp_path / "any.onnx") == ["batch", 3, 8, 10]
     assert input_shape(tmp_path / "four.onnx") == [4, 3, 8, 8]
 
 
 def test_a_network_of_one_batch_size_is_exported_with_a_warning(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="cannot be exported for any batch size, so it is for 1: Constraints violated"):
-        export_onnx(Tiny(fixed=True), tmp_path / "one.onnx", 8)
+        export_onnx(Tiny(fixed=True), tmp_path / "one.onnx", (3, 8, 8))
     assert input_shape(tmp_path / "one.onnx") == [1, 3, 8, 8]
 
 
 def test_a_program_runs_without_its_network(tmp_path: Path) -> None:
     network, path = mixed(MIXED["local"]), tmp_path / "new" / "network.pt2"
-    assert export_program(network, path, 33) < 1e-5
+    assert export_program(network, path, (3, 33, 33)) < 1e-5
     images = torch.randn(4, 3, 33, 33)
     torch.testing.assert_close(torch.export.load(path).module()(images), network(images))
 
 
 def test_the_network_stays_in_training_mode(tmp_path: Path) -> None:
     network = Tiny().train()  # its dropout would break parity
-    export_program(network, tmp_path / "network.pt2", 8)
+    export_program(network, tmp_path / "network.pt2", (3, 8, 8))
     assert network.training
     assert network.dropout.training
 
 
 def test_files_say_where_they_come_from_and_nothing_of_the_machine(tmp_path: Path) -> None:
-    export_onnx(Tiny(), tmp_path / "network.onnx", 8)
-    export_program(Tiny(), tmp_path / "network.pt2", 8)
+    export_onnx(Tiny(), tmp_path / "network.onnx", (3, 8, 8))
+    export_program(Tiny(), tmp_path / "network.pt2", (3, 8, 8))
     meta = onnxruntime.InferenceSession(tmp_path / "network.onnx").get_modelmeta().custom_metadata_map
     assert meta["made_by"]
     assert "torch" in json.loads(meta["versions"])
@@ -125,7 +125,7 @@ def test_nothing_is_overwritten(tmp_path: Path, export: Any) -> None:
 
 def test_a_batch_of_none_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="batch must be positive, or None for any; got 0"):
-        export_program(Tiny(), tmp_path / "network.pt2", 8, batch=0)
+        export_program(Tiny(), tmp_path / "network.pt2", (3, 8, 8), batch=0)
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
@@ -139,4 +139,4 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UserError, match=rf"needs {package}, which is not installed; pip install 'acmix-nas\[onnx\]'"):
-        export_onnx(Tiny(), tmp_path / "network.onnx", 8)
+        export_onnx(Tiny(), tmp_path / "network.onnx", (3, 8, 8))

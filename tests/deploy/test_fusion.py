@@ -245,7 +245,7 @@ def test_a_fused_network_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyP
     fusion = fuse(network("resnet26_acmix"), torch.randn(1, 3, 32, 32))
     assert {slot.form for slot in fusion.slots} == {"dense"}
     assert any(isinstance(module, FusedOperator) for module in fusion.network.modules())
-    assert export_onnx(fusion.network, tmp_path / "fused.onnx", 32) < 1e-5
+    assert export_onnx(fusion.network, tmp_path / "fused.onnx", (3, 32, 32)) < 1e-5
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

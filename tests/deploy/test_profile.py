@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,12 +22,10 @@ from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.profile import (
     Conditions,
     Counts,
-    Latency,
     Profile,
     as_json,
     count,
     markdown,
-    milliseconds,
     peak_memory,
     profile,
     report,
@@ -37,15 +34,16 @@ from acmix_nas.deploy.profile import (
 )
 from acmix_nas.slots.finding import find_slots
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.intervals import Quartiles
 from tests.small import RESNET, SEVEN, SLOTS
 
 MIXED = dict(zip(SLOTS, ("conv", "local", "acmix_window", "global"), strict=True))
 ARCHITECTURE = Architecture(RESNET["backbone"], MIXED, SEVEN, {"channels": [8, 8, 16, 16]}, (RESNET["slots"],))
-CONDITIONS = Conditions("abacus", 2, 32, 8, 30)
+CONDITIONS = Conditions("abacus", 2, (3, 32, 32), 8, 30)
 
 
 def of(name: str, counts: Counts | None = None) -> Profile:
-    latency = {1: Latency(1.234, 1.2, 12.6), 8: Latency(4.0, 3.0, 5.0)}
+    latency = {1: Quartiles(1.234, 1.2, 12.6), 8: Quartiles(4.0, 3.0, 5.0)}
     return Profile(name, 1_234_567, counts, latency, 3 * 2**19, CONDITIONS)
 
 
@@ -57,15 +55,15 @@ def shown(profiles: list[Profile], extra: dict[str, dict[str, str]] | None = Non
 
 def test_counts_of_convolutions_are_those_of_a_counter() -> None:
     convolutions = replace(ARCHITECTURE, slots=dict.fromkeys(ARCHITECTURE.slots, "conv"))
-    counted = count(convolutions, 33, num_classes=5)
+    counted = count(convolutions, (3, 33, 40), num_classes=5)
     with FlopCounterMode(display=False) as counter:
-        build(convolutions, 5).to("meta").eval()(torch.empty(1, 3, 33, 33, device="meta"))
+        build(convolutions, 5).to("meta").eval()(torch.empty(1, 3, 33, 40, device="meta"))
     assert counted.macs == counter.get_total_flops() / 2
     assert counted.stage2 == 0
 
 
 def test_counts_agree_with_the_cost_table_and_the_network() -> None:
-    counted = count(ARCHITECTURE, 48, num_classes=5)
+    counted = count(ARCHITECTURE, (3, 48, 48), num_classes=5)
     backbone = timm.create_model(RESNET["backbone"], channels=RESNET["channels"], num_classes=5)
     slots = find_slots(backbone, RESNET["slots"], candidates=SEVEN)
     sizes = survey(backbone, slots, (3, 48, 48)).sizes
@@ -77,7 +75,7 @@ def test_counts_agree_with_the_cost_table_and_the_network() -> None:
 def test_stages_of_the_network_are_sums_of_their_slots() -> None:
     choice = {f"layer{i}.{j}.conv2": operator for i in (1, 2) for j, operator in enumerate(("acmix_local", "conv"))}
     patterns = ("layer1.*", "layer2.*")
-    counted = count(Architecture("resnet26", choice, SEVEN, pattern=patterns), 32)
+    counted = count(Architecture("resnet26", choice, SEVEN, pattern=patterns), (3, 32, 32))
     backbone = timm.create_model("resnet26")
     costs = CostTable.of(backbone, find_slots(backbone, patterns, candidates=SEVEN), (3, 32, 32)).costs
     assert list(counted.stages) == ["layer1", "layer2"]
@@ -89,10 +87,10 @@ def test_stages_of_the_network_are_sums_of_their_slots() -> None:
 def test_a_module_of_the_users_can_be_counted() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(1), nn.Linear(8 * 16, 2))
     architecture = Architecture(None, {"0": "local"}, ["local"])
-    assert count(architecture, 4, backbone=backbone).rest == 8 * 16 * 2
+    assert count(architecture, (3, 4, 4), backbone=backbone).rest == 8 * 16 * 2
     assert isinstance(backbone[0], nn.Conv2d)
     with pytest.raises(UserError, match="pass that module as backbone"):
-        count(architecture, 4)
+        count(architecture, (3, 4, 4))
 
 
 class Recorder(nn.Module):
@@ -110,7 +108,7 @@ class Recorder(nn.Module):
 
 def test_networks_take_turns_in_evaluation_mode() -> None:
     log: list[tuple[str, int, bool, bool]] = []
-    profile({"a": Recorder("a", log), "b": Recorder("b", log)}, 4, 3, repeats=2, warmup=1, device="cpu", progress=False)
+    profile({"a": Recorder("a", log), "b": Recorder("b", log)}, (3, 4, 4), 3, repeats=2, warmup=1, device="cpu", progress=False)
     turn = [(name, batch) for batch in (1, 3) for name in "aabb"]  # the first forward of each is not timed
     warmup, memory = [("a", 1), ("b", 1), ("a", 3), ("b", 3)], [("a", 3), ("b", 3)]
     assert [(name, batch) for name, batch, _, _ in log] == [*warmup, *turn, *turn, *memory]
@@ -128,12 +126,12 @@ class Busy(nn.Module):
 
 
 def test_measures_of_a_network() -> None:
-    idle, busy = profile({"idle": nn.Identity(), "busy": Busy()}, 8, 4, repeats=5, device="cpu", progress=False)
+    idle, busy = profile({"idle": nn.Identity(), "busy": Busy()}, (1, 8, 6), 4, repeats=5, device="cpu", progress=False)
     assert list(busy.latency) == [1, 4]
     assert busy.latency[4].low <= busy.latency[4].median <= busy.latency[4].high
     assert idle.latency[1].median < busy.latency[1].median < busy.latency[4].median
     assert busy.images_per_second == pytest.approx(4000 / busy.latency[4].median)
-    assert busy.conditions == Conditions(busy.conditions.device, torch.get_num_threads(), 8, 4, 5)
+    assert busy.conditions == Conditions(busy.conditions.device, torch.get_num_threads(), (1, 8, 6), 4, 5)
     assert busy.conditions.device
 
 
@@ -157,7 +155,7 @@ def test_memory_is_reproducible_and_leaves_weights_out() -> None:
 
 @pytest.mark.gpu
 def test_cuda() -> None:
-    (measured,) = profile({"found": build(ARCHITECTURE, 5)}, 32, 4, repeats=5, progress=False)
+    (measured,) = profile({"found": build(ARCHITECTURE, 5)}, (3, 32, 32), 4, repeats=5, progress=False)
     assert measured.conditions.device == torch.cuda.get_device_name()
     assert measured.latency[1].median > 0
     # The stem's maps, 32 × 16 × 16, are the largest; at least one goes in where another comes out.
@@ -165,7 +163,7 @@ def test_cuda() -> None:
 
 
 def test_the_table_is_in_human_units() -> None:
-    counted = Counts(1_234_567, 999_600, 2_345_678, 1_200_000_000, count(ARCHITECTURE, 32).stages)
+    counted = Counts(1_234_567, 999_600, 2_345_678, 1_200_000_000, count(ARCHITECTURE, (3, 32, 32)).stages)
     text = shown([of("found", counted), of("plain")], {"test accuracy": {"found": "97.2 ± 0.3 %"}})
     lines = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in text.splitlines() if line.startswith("│")]
     rows = {label: cells for label, *cells in lines}
@@ -180,7 +178,7 @@ def test_the_table_is_in_human_units() -> None:
 
 
 def test_markdown_has_the_rows_of_the_table() -> None:
-    lines = markdown([of("a|b", count(ARCHITECTURE, 32)), of("plain")], {"seconds": {"plain": "7"}}).splitlines()
+    lines = markdown([of("a|b", count(ARCHITECTURE, (3, 32, 32))), of("plain")], {"seconds": {"plain": "7"}}).splitlines()
     assert lines[0].startswith("| network | seconds | parameters | MACs Stage I | MACs Stage II | MACs rest | MACs total | lat")
     assert lines[2].startswith(r"| a\|b | – | 1.23 M | ")
     assert lines[3].startswith("| plain | 7 | 1.23 M | – | – | – | – | 1.23 (1.20–12.6) | ")
@@ -188,7 +186,7 @@ def test_markdown_has_the_rows_of_the_table() -> None:
 
 
 def test_a_report_says_how_it_was_made(tmp_path: Path) -> None:
-    counted = count(ARCHITECTURE, 32)
+    counted = count(ARCHITECTURE, (3, 32, 32))
     extra = {"test accuracy": {"found": "97 %"}}
     files = report([of("found", counted)], tmp_path / "new", extra)
     assert [file.name for file in files] == ["profile.md", "profile.json"]
@@ -215,13 +213,13 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: profile({}, 8, 0), "batch_size must be at least 1; got 0"),
-        (lambda: profile({}, 8, repeats=0), "repeats must be at least 1; got 0"),
-        (lambda: profile({}, 8, device="abacus"), "device must be cpu or cuda; got 'abacus'"),
-        (lambda: profile({}, 8, device="meta"), "device must be cpu or cuda; got 'meta'"),
-        (lambda: profile({}, 8, device="cuda:99"), "device 'cuda:99' is not there"),
-        (lambda: profile({"a": nn.ReLU()}, 8, counts={"a": Counts(3, 0, 0, 0, {})}), "'a' have 3 parameters, its network 0"),
-        (lambda: profile({}, 8, counts={"b": Counts(3, 0, 0, 0, {})}), "'b' have 3 parameters, its network None"),
+        (lambda: profile({}, (3, 8, 8), 0), "batch_size must be at least 1; got 0"),
+        (lambda: profile({}, (3, 8, 8), repeats=0), "repeats must be at least 1; got 0"),
+        (lambda: profile({}, (3, 8, 8), device="abacus"), "device must be cpu or cuda; got 'abacus'"),
+        (lambda: profile({}, (3, 8, 8), device="meta"), "device must be cpu or cuda; got 'meta'"),
+        (lambda: profile({}, (3, 8, 8), device="cuda:99"), "device 'cuda:99' is not there"),
+        (lambda: profile({"a": nn.ReLU()}, (3, 8, 8), counts={"a": Counts(3, 0, 0, 0, {})}), "'a' have 3 .*, its network 0"),
+        (lambda: profile({}, (3, 8, 8), counts={"b": Counts(3, 0, 0, 0, {})}), "'b' have 3 parameters, its network None"),
         (lambda: table([]), "from one run"),
         (lambda: table([of("a"), replace(of("b"), conditions=replace(CONDITIONS, threads=1))]), "from one run"),
         (lambda: table([of("a")], {"accuracy": {"b": "1"}}), "'accuracy' has a cell for 'b', which was not profiled"),
@@ -230,22 +228,3 @@ def test_nothing_is_overwritten(tmp_path: Path, name: str) -> None:
 def test_mistakes_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()
-
-
-class Interrupted(nn.Module):
-    """Takes 50 ms in which it does not compute."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        time.sleep(0.05)
-        return x
-
-
-def test_one_thread_takes_as_long_as_it_computes_and_several_what_the_clock_says() -> None:
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        assert milliseconds(Interrupted(), torch.zeros(1)) < 25
-        torch.set_num_threads(2)
-        assert milliseconds(Interrupted(), torch.zeros(1)) >= 50
-    finally:
-        torch.set_num_threads(threads)

@@ -157,7 +157,7 @@ def test_parameters_are_those_of_the_paper(name: str) -> None:
 
 @pytest.mark.parametrize("name", PAPER)
 def test_macs_are_those_of_the_paper(name: str) -> None:
-    counts = count(Architecture(name, {}, ()), 224)
+    counts = count(Architecture(name, {}, ()), (3, 224, 224))
     assert counts.macs / 1e9 == pytest.approx(PAPER[name]["macs_g"], rel=0.05)
     assert counts.parameters == parameters(timm.create_model(name, device="meta"))
 
@@ -576,12 +576,12 @@ BRIEF: dict[str, dict[str, Any]] = {
 @pytest.mark.filterwarnings("error:the network cannot be exported for any batch")
 def test_an_export_agrees(name: str, tmp_path: Path) -> None:
     network = float64(name, **BRIEF[family(name)]).float()
-    assert 0 < export_onnx(network, tmp_path / "network.onnx", 45) < 1e-5
+    assert 0 < export_onnx(network, tmp_path / "network.onnx", (3, 45, 45)) < 1e-5
 
 
 def test_a_swin_of_one_window_can_be_exported(tmp_path: Path) -> None:
     network = small("swin_tiny_acmix", depths=(1,), num_heads=(2,), window_size=7)
-    export_onnx(network, tmp_path / "network.onnx", 21)
+    export_onnx(network, tmp_path / "network.onnx", (3, 21, 21))
 
 
 @pytest.mark.gpu

@@ -90,7 +90,7 @@ def test_a_budget_is_met_by_all_that_is_asked_for_and_leaves_nothing_out(budget:
     ({"budget": ["macs=1.2M"]}, SLOTS, "budget needs network"),
     ({"budget": ["macs=1.2M"], "network": {"num_classes": 5}}, SLOTS, "budget needs network"),
     ({"budget": ["macs=1.2M"], "feasible": bool, **NETWORK}, SLOTS, "no feasible"),
-    ({"budget": ["watts=1"], **NETWORK}, SLOTS, "budget must be one of macs"),
+    ({"budget": ["watts=1"], **NETWORK}, SLOTS, "budget must be one of .*macs"),
     ({"budget": ["macs=1k"], **NETWORK}, SLOTS, "met by no architecture; the cheapest has"),
     ({"budget": ["macs=1.2M"], **NETWORK}, {**SLOTS, "blocks.4.slot": SPACE["a"]}, "'blocks.4.slot' is no slot of cued_net"),
     ({"budget": ["macs=1.2M"], **NETWORK}, {"blocks.0.slot": {"_type": "choice", "_value": ["conf"]}}, "conf"),

@@ -11,10 +11,10 @@ from rich.table import Table as Screen
 
 from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.latency import Agreement, check
-from acmix_nas.deploy.profile import device_name, device_of
-from acmix_nas.research.benchmark.assess import markdown
 from acmix_nas.research.benchmark.spaces import Space
 from acmix_nas.util.files import provenance, unused, write_json, write_text
+from acmix_nas.util.tables import markdown, screen
+from acmix_nas.util.timing import device_name, device_of
 
 __all__ = ["additive"]
 
@@ -52,10 +52,7 @@ def additive(space: Space, folder: Path, number: int = 30, device: str | None = 
     write_json(files[0], {**made, **about, **found._asdict(), "operators": costs, "rest": table.rest["latency"]})
     write_text(files[1], f"<!-- {made['made_by']}, {made['date']} -->\n\n{said}\n\n{markdown(head, body)}\n")
     _draw(found, files[2])
-    screen = Screen(*head, title=said)
-    for row in body:
-        screen.add_row(*row)
-    return found, screen
+    return found, screen(head, body, said)
 
 
 def _cells(table: CostTable, names: list[str]) -> list[list[str]]:

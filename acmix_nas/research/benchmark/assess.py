@@ -17,13 +17,15 @@ from rich.table import Table as Screen
 from acmix_nas.costs.budget import within
 from acmix_nas.costs.choose import finalists_of, log_probabilities
 from acmix_nas.research.benchmark.spaces import VARIANTS, Choice, Space
-from acmix_nas.research.benchmark.table import Interval, Table, bootstrap, kendall
+from acmix_nas.research.benchmark.table import Table, kendall
 from acmix_nas.research.benchmark.tabulate import spent
 from acmix_nas.searching.config import SearchConfig
 from acmix_nas.strategies.base import STRATEGIES
 from acmix_nas.training.images import ImageData
 from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import provenance, read_json, write_json, write_text
+from acmix_nas.util.intervals import Interval, bootstrap
+from acmix_nas.util.tables import markdown, screen
 from acmix_nas.util.terminal import console
 from acmix_nas.util.workers import each
 
@@ -347,8 +349,7 @@ def interval_of(values: Sequence[float], searches: int) -> Interval:
     """The mean; 95 % of the means of so many of the values lie within the interval."""
     generator = random.Random(0)
     means = [float(np.mean(generator.choices(values, k=searches))) for _ in range(DRAWS)]
-    low, high = np.percentile(means, (2.5, 97.5)).tolist()
-    return Interval(float(np.mean(values)), low, high)
+    return Interval.of(float(np.mean(values)), means)
 
 
 def dearest(table: Table) -> float:
@@ -456,14 +457,7 @@ def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen
     parts = [f"<!-- {provenance()['made_by']}, {provenance()['date']} -->", said]
     parts += [markdown(first, found), markdown(second, ranked)]
     write_text(path, "\n\n".join(parts) + "\n")
-    screens = []
-    for head, body in ((first, found), (second, ranked)):
-        screen = Screen(*head)
-        for row in body:
-            screen.add_row(*row)
-        screens.append(screen)
-    screens[0].title = said
-    return screens
+    return [screen(first, found, said), screen(second, ranked)]
 
 
 def trained_on(ranks: Ranks) -> str:
@@ -475,8 +469,3 @@ def points(interval: Interval) -> str:
     """In hundredths."""
     value, low, high = (round(100 * number, 2) + 0.0 for number in interval)  # no −0.00
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import resources
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from scipy.stats import kendalltau
 from acmix_nas.costs.budget import within
 from acmix_nas.costs.registry import Entries
 from acmix_nas.costs.table import CostTable
-from acmix_nas.deploy.profile import device_name
 from acmix_nas.research.benchmark.spaces import NAMED, Choice, Space
 from acmix_nas.searching.config import SearchConfig
 from acmix_nas.strategies.sampled import SinglePathSearch
@@ -26,34 +25,14 @@ from acmix_nas.training.config import DataConfig
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import provenance, read_json, write_text
+from acmix_nas.util.intervals import Interval, bootstrap
+from acmix_nas.util.timing import device_name
 
-__all__ = ["Interval", "Latencies", "Run", "Table", "bootstrap", "kendall", "shipped"]
+__all__ = ["Latencies", "Run", "Table", "kendall", "shipped"]
 
 FORMAT = "acmix-nas benchmark"
 VERSION = 1
 PARTS = ("validation", "test")
-RESAMPLES = 1000
-LEVEL = 95
-
-
-class Interval(NamedTuple):
-    """An estimate and the ends of its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def bootstrap(statistic: Callable[[Any], float], rows: Sequence[Any], seed: int = 0) -> Interval:
-    """A statistic of rows, and the percentiles of the same of rows drawn with replacement; the draws do not vary."""
-    generator = np.random.default_rng(seed)
-    array = np.asarray(rows)
-    drawn = [statistic(array[generator.integers(len(array), size=len(array))]) for _ in range(RESAMPLES)]
-    low, high = np.nanpercentile(drawn, (50 - LEVEL / 2, 50 + LEVEL / 2)).tolist()
-    return Interval(float(statistic(array)), low, high)
 
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> float:

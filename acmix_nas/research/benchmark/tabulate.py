@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from acmix_nas.architecture import build
-from acmix_nas.deploy.profile import device_name
 from acmix_nas.research.benchmark.spaces import Choice, Space
 from acmix_nas.research.benchmark.table import Latencies, Run, Table
 from acmix_nas.training.config import DataConfig
@@ -26,6 +25,7 @@ from acmix_nas.training.task import Classification
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import provenance
 from acmix_nas.util.terminal import console
+from acmix_nas.util.timing import device_name
 from acmix_nas.util.workers import each
 
 __all__ = ["spent", "tabulate", "train_alone"]

@@ -19,12 +19,14 @@ from nni.nas.strategy.base import Strategy
 from nni.tuner import Tuner
 from rich.table import Table as Screen
 
-from acmix_nas.research.benchmark.assess import markdown, named
+from acmix_nas.research.benchmark.assess import named
 from acmix_nas.research.benchmark.spaces import Choice
-from acmix_nas.research.benchmark.table import Interval, Table, bootstrap
+from acmix_nas.research.benchmark.table import Table
 from acmix_nas.search_spaces import HybridSpace
 from acmix_nas.strategies import EvolutionTuner
 from acmix_nas.util.files import provenance, write_text
+from acmix_nas.util.intervals import Interval, bootstrap
+from acmix_nas.util.tables import markdown, screen
 
 __all__ = ["STRATEGIES", "TableEvaluator", "queries", "queries_of", "report"]
 
@@ -124,10 +126,7 @@ def report(table: Table, runs: int, path: Path) -> Screen:
             needed, never = queries_of(table, name, budget, runs)
             body.append([name, named(budget), f"{needed.value:g} [{needed.low:g}, {needed.high:g}]", f"{never} of {runs}"])
     write_text(path, f"<!-- {provenance()['made_by']}, {provenance()['date']} -->\n\n{markdown(head, body)}\n")
-    screen = Screen(*head)
-    for row in body:
-        screen.add_row(*row)
-    return screen
+    return screen(head, body)
 
 
 def queries_of(table: Table, name: str, budget: Mapping[str, float], runs: int = 100) -> tuple[Interval, int]:

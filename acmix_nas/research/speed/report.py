@@ -11,8 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from acmix_nas.research.speed.cases import MEMORY, Bound, Comparison, Ratio
-from acmix_nas.research.speed.stats import LEVEL, Estimate, quartiles, ratio, ratio_of_numbers
+from acmix_nas.research.speed.stats import Estimate, ratio, ratio_of_numbers
 from acmix_nas.util.files import write_json, write_text
+from acmix_nas.util.intervals import LEVEL, quartiles
+from acmix_nas.util.tables import markdown
 
 __all__ = ["Measured", "Report", "Row", "files", "rows"]
 
@@ -111,12 +113,12 @@ class Report:
             f"# Benchmark: {self.what}", "",
             f"Made by `{c['made_by']}` on {machine['device']}, {machine['cores']} cores, {c['threads']} CPU threads, "
             f"{c['dtype']}, {c['date']}; {versions}.", "",
-            *_markdown(HEADERS, [row.cells for row in self.rows]), "",
+            markdown(HEADERS, [row.cells for row in self.rows]), "",
             f"Ratios are of medians over {c['repeats']} rounds, per image, as geometric means over the points; a round calls "
             f"every subject once. The interval is a bootstrap's over rounds, at {LEVEL} %. Fault-free: time where the "
             "allocator keeps what is freed; default: time with the allocator as it is; memory: the peak of one call in a "
             "process of its own, above weights and inputs.", "",
-            *_markdown(["case", "point", "subject", "of", "batch", "median (quartiles) of a call"], measured),
+            markdown(["case", "point", "subject", "of", "batch", "median (quartiles) of a call"], measured),
         ]  # fmt: skip
         return "\n".join(lines) + "\n"
 
@@ -168,8 +170,3 @@ def _digits(value: float) -> str:
     if value == 0:
         return "0"
     return f"{float(f'{value:.3g}'):,.10f}".rstrip("0").rstrip(".").replace(",", "")
-
-
-def _markdown(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    lines = [headers, ["---"] * len(headers), *cells]
-    return [f"| {' | '.join(line)} |" for line in lines]

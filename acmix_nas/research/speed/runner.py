@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from acmix_nas.deploy.profile import device_name
 from acmix_nas.research.speed.cases import COMPARISONS, DEFAULT, FAULT_FREE, MEMORY, WHAT, Comparison, Spec
 from acmix_nas.research.speed.report import Measured, Report, files, rows
 from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import provenance, unused
 from acmix_nas.util.terminal import BrokenRun
+from acmix_nas.util.timing import device_name
 
 __all__ = ["Settings", "measure", "run"]
 

@@ -8,22 +8,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "Quartiles", "order", "quartiles", "ratio", "ratio_of_numbers"]
+from acmix_nas.util.intervals import Interval, draws
+
+__all__ = ["Estimate", "ratio", "ratio_of_numbers"]
 
 RESAMPLES = 2000
-LEVEL = 95
 SEED = 0
 
 Times = Mapping[str, Sequence[float]]
 """Subject → the time of each round, in any unit, the rounds in one order."""
-
-
-class Quartiles(NamedTuple):
-    """The median and the quartiles around it."""
-
-    median: float
-    low: float
-    high: float
 
 
 class Estimate(NamedTuple):
@@ -33,17 +26,6 @@ class Estimate(NamedTuple):
     low: float | None
     high: float | None
     points: tuple[float, ...]
-
-
-def order(names: Sequence[str], number: int) -> list[str]:
-    """The order of a round: each round starts one subject later, so that every one is first, and last, equally often."""
-    first = number % len(names)
-    return [*names[first:], *names[:first]]
-
-
-def quartiles(values: Sequence[float]) -> Quartiles:
-    """Median and quartiles."""
-    return Quartiles(*np.percentile(values, (50, 25, 75)).tolist())
 
 
 def ratio(points: Sequence[Times], over: str, under: Sequence[str], worst: bool = False) -> Estimate:
@@ -64,12 +46,10 @@ def ratio(points: Sequence[Times], over: str, under: Sequence[str], worst: bool 
     for times in points:
         rows = {name: np.asarray(times[name], dtype=float) for name in (over, *under)}
         rounds = len(rows[over])
-        draws = generator.integers(rounds, size=(RESAMPLES, rounds))
         measured.append(_of_medians(rows, over, under, np.arange(rounds)[None]))
-        drawn.append(_of_medians(rows, over, under, draws))
+        drawn.append(_of_medians(rows, over, under, draws(generator, rounds, RESAMPLES)))
     at_points = np.stack(measured)  # (points, 1)
-    low, high = np.percentile(combine(np.stack(drawn)), (50 - LEVEL / 2, 50 + LEVEL / 2)).tolist()
-    return Estimate(combine(at_points).item(), low, high, tuple(at_points[:, 0].tolist()))
+    return Estimate(*Interval.of(combine(at_points).item(), combine(np.stack(drawn))), tuple(at_points[:, 0].tolist()))
 
 
 def ratio_of_numbers(points: Sequence[Mapping[str, float]], over: str, under: Sequence[str], worst: bool = False) -> Estimate:
@@ -81,10 +61,10 @@ def ratio_of_numbers(points: Sequence[Mapping[str, float]], over: str, under: Se
 Matrix = NDArray[np.float64]
 
 
-def _of_medians(rows: Mapping[str, Matrix], over: str, under: Sequence[str], draws: NDArray[np.integer]) -> Matrix:
+def _of_medians(rows: Mapping[str, Matrix], over: str, under: Sequence[str], taken: NDArray[np.integer]) -> Matrix:
     """(draws,)"""
-    slowest = np.max([np.median(rows[name][draws], axis=1) for name in under], axis=0)
-    return np.asarray(np.median(rows[over][draws], axis=1) / slowest)
+    slowest = np.max([np.median(rows[name][taken], axis=1) for name in under], axis=0)
+    return np.asarray(np.median(rows[over][taken], axis=1) / slowest)
 
 
 def _geometric_mean(ratios: Matrix) -> Matrix:

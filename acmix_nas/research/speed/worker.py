@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from acmix_nas.research.speed.cases import Spec
-from acmix_nas.research.speed.stats import order
 from acmix_nas.research.speed.subjects import Subject, build
+from acmix_nas.util.timing import allocated_peak, interleaved
 
 __all__ = ["WARMUP", "answer", "interleave", "peak_memory"]
 
@@ -45,7 +45,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     specs = {name: Spec(**fields) for name, fields in request["subjects"].items()}
     if "repeats" in request:
         subjects = {name: build(spec, device, dtype) for name, spec in specs.items()}
-        return {"milliseconds": interleave(subjects, request["repeats"], timer(device))}
+        return {"milliseconds": interleave(subjects, request["repeats"], device)}
     (spec,) = specs.values()
     build(replace(spec, arguments={**spec.arguments, **spec.small}, batch=min(spec.batch, 2)), device, dtype)()
     subject = build(spec, device, dtype)
@@ -54,43 +54,18 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def interleave(
-    subjects: Mapping[str, Subject], repeats: int, timed: Callable[[Subject], float], warmup: int = WARMUP
+    subjects: Mapping[str, Subject], repeats: int, device: torch.device, warmup: int = WARMUP
 ) -> dict[str, list[float]]:
-    """The time of every subject in every round, after rounds that are not kept; one call of each is a round."""
-    names, times = list(subjects), {name: [0.0] * repeats for name in subjects}
+    """The time of every subject in every round, by the clock, after rounds that are not kept; one call of each is a round."""
+    calls = list(subjects.values())
+    clears = [subject.clear for subject in calls]
     gc.collect()
     gc.disable()
     try:
-        for number in range(-warmup, repeats):
-            for name in order(names, number % len(names)):
-                subjects[name].clear()
-                milliseconds = timed(subjects[name])
-                if number >= 0:
-                    times[name][number] = milliseconds
+        times = interleaved(calls, device, repeats, discard=warmup, before=clears, rotate=True, clock=perf_counter)
     finally:
         gc.enable()
-    return times
-
-
-def timer(device: torch.device) -> Callable[[Subject], float]:
-    """What times one call, in milliseconds."""
-    return on_cuda if device.type == "cuda" else on_cpu
-
-
-def on_cpu(subject: Subject) -> float:
-    began = perf_counter()
-    subject()
-    return (perf_counter() - began) * 1e3
-
-
-def on_cuda(subject: Subject) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()  # behind a busy device the launches would hide
-    start.record()
-    subject()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
+    return dict(zip(subjects, times.tolist(), strict=True))
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
@@ -100,12 +75,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
     peak comes from Linux's VmHWM and not from `ru_maxrss`, which a process inherits from the one that started it.
     """
     if device.type == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return allocated_peak(call, device)
     gc.collect()
     with suppress(OSError):  # where it is not allowed, the growth is that above the peak so far
         Path("/proc/self/clear_refs").write_text("5")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acmix_nas.research.benchmark.spaces import CUED
-from acmix_nas.research.benchmark.table import Latencies, Run, Table, bootstrap, kendall, shipped
+from acmix_nas.research.benchmark.table import Latencies, Run, Table, kendall, shipped
 from acmix_nas.util.errors import UserError
 
 
@@ -139,12 +139,6 @@ def test_another_file_is_no_table(tmp_path: Path) -> None:
 def test_kendall_is_one_with_itself_and_minus_one_with_its_reverse(values: list[float]) -> None:
     assert kendall(values, values) == pytest.approx(1)
     assert kendall(values, [-value for value in values]) == pytest.approx(-1)
-
-
-def test_a_bootstrap_interval_narrows_with_more_rows() -> None:
-    few, many = (bootstrap(np.mean, np.random.default_rng(0).normal(size=n)) for n in (10, 1000))
-    assert many.high - many.low < (few.high - few.low) / 3
-    assert few.low < few.value < few.high
 
 
 def test_the_shipped_table_has_every_architecture_of_the_space_as_it_is_now() -> None:

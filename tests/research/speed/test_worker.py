@@ -47,19 +47,21 @@ class Noted(Subject):
         self.log.append(f"clear {self.name}")
 
 
-def test_subjects_take_turns_in_a_rotating_order_after_a_warm_up() -> None:
+def test_subjects_take_turns_in_a_rotating_order_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     log: list[str] = []
     stamps = iter(range(100))
 
-    def timed(subject: Subject) -> float:
+    def clock() -> float:
         assert not gc.isenabled()
-        subject()
-        return next(stamps)
+        return next(stamps) ** 2 / 1e3
 
-    times = interleave({name: Noted(name, log) for name in "abc"}, 4, timed, warmup=2)
+    monkeypatch.setattr("acmix_nas.research.speed.worker.perf_counter", clock)
+    times = interleave({name: Noted(name, log) for name in "abc"}, 4, CPU, warmup=2)
     assert "".join(log[1::2]) == "bcacababcbcacababc"
     assert log[::2] == [f"clear {name}" for name in log[1::2]]
-    assert times == {"a": [6, 11, 13, 15], "b": [7, 9, 14, 16], "c": [8, 10, 12, 17]}
+    # The clock stands at 4i² and (2i + 1)² around call i, which is so known by its time, 4i + 1.
+    calls = {"a": [6, 11, 13, 15], "b": [7, 9, 14, 16], "c": [8, 10, 12, 17]}
+    assert times == {name: pytest.approx([4 * i + 1 for i in row]) for name, row in calls.items()}
     assert gc.isenabled()
 
 

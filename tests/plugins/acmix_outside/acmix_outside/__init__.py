@@ -1,1 +1,1 @@
-"""What a package of someone else's adds to ACmix-NAS: one file for each addition."""
+"""What a package of someone else adds to ACmix-NAS: one file for each addition."""
