@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ from PIL import Image
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import Observation, append_history
-from acmix_nas.cli.main import main
+from acmix_nas.cli.main import COMMANDS, main
 from acmix_nas.research.benchmark import Space, Table
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.terminal import BrokenRun
 
 ROOT = Path(__file__).parents[2]
 SLOTS = {"layer1.0.conv2": "conv", "layer2.0.conv2": "acmix_local", "layer3.0.conv2": "local", "layer4.0.conv2": "conv"}
@@ -322,12 +324,65 @@ def test_onnx_is_not_overwritten(call: Call, architecture: Path, tmp_path: Path)
     assert (tmp_path / "out.onnx").read_text() == "precious"
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["search", "experiment", "export", "retrain", "evaluate", "profile", "bias", "export-onnx", "demo"],
-)
+@pytest.mark.parametrize("command", [name for commands in COMMANDS.values() for name in commands])
 def test_every_command_has_help(call: Call, command: str) -> None:
-    assert len(call(command, "--help", status=0).splitlines()) > 8
+    said = call(command, "--help", status=0)
+    assert f"Usage: acmix-nas {command}" in said
+    assert command in call("--help", status=0)
+
+
+def test_all_options_are_shown_by_subject(call: Call) -> None:
+    every = call("search", "--help-all", status=0)
+    panels = ("Search", "Strategy", "Images", "Augmentation", "Training", "Devices", "Run")
+    places = [every.index(f"─ {panel} ─") for panel in panels]
+    assert places == sorted(places)
+    assert "--re-prob" in every
+    assert "--re-prob" not in call("search", "--help", status=0)
+    one_line(call("profile", "resnet18", "--help-all"), "Unknown option", "--help-all")
+
+
+def test_trials_are_hidden_but_there(call: Call) -> None:
+    assert "│ trial" not in call("--help", status=0)
+    assert all(name in call("trial", "--help", status=0) for name in ("search", "evaluate", "train"))
+    assert "--check" in call("trial", "train", "--help", status=0)
+
+
+def test_the_version(call: Call) -> None:
+    assert call("--version", status=0).strip() == version("acmix-nas")
+
+
+def test_completion_is_installed_for_the_shell(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    call("--install-completion", status=0)
+    (script,) = (tmp_path / "home").rglob("completions/acmix-nas")
+    assert "export-onnx" in script.read_text()
+    assert "--label-smoothing" in script.read_text()
+
+
+def test_the_printed_config_of_a_search_reads_back_to_the_same(call: Call, tmp_path: Path) -> None:
+    line = ["--budget", "macs=1.2M,latency=3ms", "--heads", "layer1.*=2,layer2.*=4", "--temperature", "10,0.1"]
+    text = call("search", *line, "--mean", "0.5,0.5,0.5", "--backbone-args", "channels=[16,32]", "--print-config", status=0)
+    (tmp_path / "search.yml").write_text(text)
+    assert call("search", "--config", "search.yml", "--print-config", status=0) == text
+    assert yaml.safe_load(text)["backbone_args"] == {"channels": [16, 32]}
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (BrokenRun("it broke\nhere"), 1, "failed: it broke\nhere\n"),
+        (UserError("no"), 2, "error: no\n"),
+        (ModuleNotFoundError("No module named 'nni'", name="nni"), 2, "error: this command needs NNI"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_how_a_command_ends(call: Call, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int, said: str) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("acmix_nas.nnictl.experiment.launch", broken)
+    assert call("experiment", "config.yml", status=status).startswith(said)
 
 
 def test_unknown_options_are_named(call: Call) -> None:
