@@ -7,6 +7,7 @@ import itertools
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ from acmix_nas.deploy.latency import Latency
 from acmix_nas.searching.again import FinishedSearch
 from acmix_nas.searching.config import SearchConfig
 from acmix_nas.searching.run import run_search
-from acmix_nas.searching.supernets import judge, load_supernet, make_space
-from acmix_nas.strategies.base import STRATEGIES
+from acmix_nas.searching.supernets import judge, load_supernet, make_space, make_supernet, train_supernet
+from acmix_nas.strategies.base import STRATEGIES, Supernet
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageData
 from acmix_nas.training.loop import Fitted
@@ -56,6 +57,13 @@ def config(**changes: Any) -> SearchConfig:
 
 
 WHOLE = ("data", "recipe")
+
+
+def trained(settings: SearchConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> Supernet:
+    """The supernet of a search, trained."""
+    supernet = make_supernet(settings, ImageData(settings.data, settings.recipe.seed))
+    train_supernet(settings, supernet, folder, callbacks=callbacks)
+    return supernet
 
 
 def score_of(folder: Path) -> float:

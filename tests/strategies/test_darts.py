@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,11 @@ from acmix_nas import hybridize
 from acmix_nas.costs.table import CostTable
 from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import HybridSpace, MixedSlot
-from acmix_nas.searching.supernets import make_space, train_supernet
 from acmix_nas.slots.finding import find_slots
 from acmix_nas.strategies import DARTS
 from acmix_nas.strategies.oneshot.darts import CostPenalty
-from acmix_nas.training.images import ImageData
-from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
-from tests.searching.test_run import config
+from tests.searching.test_run import config, trained
 from tests.small import RESNET, SLOTS
 
 CANDIDATES = ["conv", "local", "acmix_local"]
@@ -104,14 +100,10 @@ def test_virtual_steps_leave_weights_statistics_and_logs_to_the_real_ones(
     """With an architecture that does not move, a search of second order trains the weights on training images alone."""
     monkeypatch.setattr(torch.optim.Adam, "step", lambda *_, **__: None)
     states, logged = [], []
-    settings = config(epochs=2, darts_order=2, arc_warmup=0, recipe=Recipe(epochs=2, optimizer="momentum"))
     for warmup in (0, 1):  # with virtual steps in the first epoch, and without any
         seen = Seen()
-        space = make_space(settings, 10)
-        changed = dataclasses.replace(settings, arc_warmup=warmup)
-        data = ImageData(settings.data, 0)
-        train_supernet(changed, data, space, tmp_path / str(warmup), callbacks=[seen], progress=False)
-        states.append(space.state_dict())
+        settings = config(epochs=2, darts_order=2, arc_warmup=warmup, optimizer="momentum")
+        states.append(trained(settings, tmp_path / str(warmup), [seen]).space.state_dict())
         logged.append(seen.accuracies)
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert logged[0] == logged[1]

@@ -13,10 +13,10 @@ from acmix_nas import hybridize
 from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import GumbelSlot, MixedSlot, ProxylessSlot
 from acmix_nas.searching.config import DIFFERENTIABLE
-from acmix_nas.searching.supernets import make_space, make_strategy, train_supernet
+from acmix_nas.searching.supernets import make_supernet, train_supernet
 from acmix_nas.strategies.oneshot.differentiable import SearchModule
 from acmix_nas.training.images import ImageData
-from tests.searching.test_run import config
+from tests.searching.test_run import config, trained
 from tests.small import RESNET
 
 
@@ -36,10 +36,10 @@ class Seen(pl.Callback):
 @pytest.mark.parametrize("strategy", DIFFERENTIABLE)
 def test_the_architecture_rests_while_it_warms_up_and_moves_afterwards(strategy: str, warmup: int, tmp_path: Path) -> None:
     settings = config(strategy=strategy, epochs=3, arc_warmup=warmup)
-    space, seen = make_space(settings, 10), Seen()
-    weight = next(parameter for name, parameter in space.named_parameters() if "conv1" in name)
+    seen, supernet = Seen(), make_supernet(settings, ImageData(settings.data, 0))
+    weight = next(parameter for name, parameter in supernet.space.named_parameters() if "conv1" in name)
     before = weight.detach().clone()
-    train_supernet(settings, ImageData(settings.data, 0), space, tmp_path, callbacks=[seen], progress=False)
+    train_supernet(settings, supernet, tmp_path, callbacks=[seen])
     moved = [not torch.equal(a, b) for a, b in zip(seen.alphas, seen.alphas[1:], strict=False)]
     assert moved == ([False, True] if warmup else [True, True])
     assert not torch.equal(weight, before)
@@ -64,7 +64,7 @@ def test_the_architectures_step_computes_no_gradient_of_the_weights(
 
     monkeypatch.setattr(SearchModule, "architecture_step", watched)
     settings = config(strategy=strategy, epochs=1, arc_warmup=0)
-    train_supernet(settings, ImageData(settings.data, 0), make_space(settings, 10), tmp_path, progress=False)
+    trained(settings, tmp_path)
     assert set(seen) == {1.0}
 
 
@@ -89,8 +89,7 @@ def test_behind_a_batch_norm_only_running_statistics_say_what_the_sampled_candid
     monkeypatch.setattr(kind, "forward", watched)
     backbone_args = {"channels": [8, 8, 16, 16], "zero_init_last": False}  # so that every slot matters from the start
     settings = config(strategy=strategy, arc_warmup=0, epochs=1, backbone_args=backbone_args)
-    space = make_space(settings, 10)
-    train_supernet(settings, ImageData(settings.data, 0), space, tmp_path, progress=False)
+    space = trained(settings, tmp_path).space
     assert (max(cosines) > 1e-2) == running
     assert all(norm.training for norm in space.modules() if isinstance(norm, torch.nn.BatchNorm2d))
 
@@ -98,7 +97,8 @@ def test_behind_a_batch_norm_only_running_statistics_say_what_the_sampled_candid
 @pytest.mark.parametrize("strategy", DIFFERENTIABLE)
 def test_alpha_and_beta_are_held(strategy: str) -> None:
     space = hybridize(**RESNET, candidates=["conv", "local", "acmix_local"])
-    make_strategy(config(strategy=strategy)).mutate_model(space)
+    settings = config(strategy=strategy)
+    settings.method.one_shot(settings.recipe, None).mutate_model(space)
     mixings = [module for module in space.modules() if isinstance(module, Mixing)]
     assert mixings
     assert not any(parameter.requires_grad for mixing in mixings for parameter in mixing.parameters())
@@ -107,7 +107,8 @@ def test_alpha_and_beta_are_held(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", DIFFERENTIABLE)
 def test_the_most_likely_operator_is_exported(strategy: str) -> None:
     space = hybridize(**RESNET, candidates=["conv", "local", "acmix_local"])
-    make_strategy(config(strategy=strategy)).mutate_model(space)
+    settings = config(strategy=strategy)
+    settings.method.one_shot(settings.recipe, None).mutate_model(space)
     for slot in (module for module in space.modules() if isinstance(module, MixedSlot)):
         with torch.no_grad():
             slot._arch_alpha.copy_(torch.tensor([0.1, 0.3, 0.2]))

@@ -12,12 +12,10 @@ import torch
 from acmix_nas import hybridize
 from acmix_nas.operators import ConvolutionPath
 from acmix_nas.search_spaces import GumbelSlot, HybridSpace
-from acmix_nas.searching.supernets import make_space, train_supernet
 from acmix_nas.strategies import Gumbel
 from acmix_nas.supernet.candidates import Candidates
-from acmix_nas.training.images import ImageData
 from acmix_nas.util.errors import UserError
-from tests.searching.test_run import config
+from tests.searching.test_run import config, trained
 from tests.small import RESNET, SLOTS, images
 
 NAMES = ["conv", "local", "global"]
@@ -92,7 +90,6 @@ def test_a_forward_before_a_sample_is_refused() -> None:
 
 def test_it_cools_down_linearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(strategy="gumbel", epochs=3, temperature=(4.0, 1.0))
-    data = ImageData(settings.data, 0)
     seen: list[float] = []
     run = GumbelSlot.forward
 
@@ -101,7 +98,7 @@ def test_it_cools_down_linearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return run(slot, x)
 
     monkeypatch.setattr(GumbelSlot, "forward", watched)
-    train_supernet(settings, data, make_space(settings, 10), tmp_path, progress=False)
+    trained(settings, tmp_path)
     assert list(dict.fromkeys(seen)) == [4.0, 2.5, 1.0]
 
 
@@ -115,7 +112,7 @@ def test_a_step_asks_a_slot_for_one_candidate(tmp_path: Path, monkeypatch: pytes
         return run(candidates, x, names)
 
     monkeypatch.setattr(Candidates, "outputs", watched)
-    train_supernet(settings, ImageData(settings.data, 0), make_space(settings, 10), tmp_path, progress=False)
+    trained(settings, tmp_path)
     assert set(asked) == {1}
 
 

@@ -9,11 +9,9 @@ import torch
 
 from acmix_nas import hybridize
 from acmix_nas.search_spaces import SampledSlot
-from acmix_nas.searching.supernets import make_space, train_supernet
 from acmix_nas.strategies import SinglePath
-from acmix_nas.training.images import ImageData
 from acmix_nas.util.errors import UserError
-from tests.searching.test_run import config
+from tests.searching.test_run import config, trained
 from tests.small import RESNET, images
 
 
@@ -22,8 +20,6 @@ def test_the_first_epochs_train_the_mixture_and_the_others_single_paths(
     warmup: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(strategy="single_path", epochs=3, arc_warmup=warmup)
-    data = ImageData(settings.data, 0)
-    space = make_space(settings, data.num_classes)
     seen: list[bool] = []
     run = SampledSlot.forward
 
@@ -33,7 +29,7 @@ def test_the_first_epochs_train_the_mixture_and_the_others_single_paths(
         return run(slot, x)
 
     monkeypatch.setattr(SampledSlot, "forward", watched)
-    train_supernet(settings, data, space, tmp_path, progress=False)
+    trained(settings, tmp_path)
     third = len(seen) // 3
     assert seen == [True] * (warmup * third) + [False] * ((3 - warmup) * third)
 

@@ -12,6 +12,7 @@ import pytest
 from acmix_nas.research.benchmark.spaces import CUED, Choice, Space
 from acmix_nas.research.benchmark.table import Run, Table
 from acmix_nas.research.benchmark.tabulate import spent, tabulate, train_alone
+from acmix_nas.training.images import ImageData
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.retrain import train_architecture
 from acmix_nas.util.errors import UserError
@@ -36,9 +37,10 @@ def test_a_training_repeats_itself_and_the_seed_changes_it() -> None:
 
 def test_it_is_the_training_that_retrain_runs(tmp_path: Path) -> None:
     alone = train_alone(SMALL, ("global",), 1)
-    retrained = train_architecture(SMALL.architecture(("global",)), SMALL.images(1), SMALL.alone(1), tmp_path, progress=False)
-    assert retrained["val_accuracy"] == pytest.approx(alone.validation[-1], abs=1e-5)
-    assert retrained["test_accuracy"] == pytest.approx(alone.test[-1], abs=1e-5)
+    images = ImageData(SMALL.images(1), 1)
+    retrained = train_architecture(SMALL.architecture(("global",)), images, SMALL.alone(1), tmp_path, progress=False)
+    assert retrained.validation == pytest.approx(alone.validation[-1], abs=1e-5)
+    assert retrained.test == pytest.approx(alone.test[-1], abs=1e-5)
 
 
 def test_an_interrupted_table_goes_on_with_what_is_missing(tmp_path: Path) -> None:
