@@ -9,6 +9,7 @@ import time
 import psutil
 
 from acmix_nas.nnictl.patience import Still, computed, ended
+from tests.small import PATIENCE
 
 COMPUTE = "import time\nwhile time.process_time() < {}: pass"
 
@@ -49,11 +50,11 @@ def test_what_its_children_compute_counts() -> None:
 
 def test_what_does_nothing_is_given_up() -> None:
     start = time.monotonic()
-    with subprocess.Popen(["sleep", "300"]) as process:
+    with subprocess.Popen(["sleep", str(PATIENCE)]) as process:
         assert not ended(process, 0.5)
         assert process.poll() is None
         process.kill()
-    assert time.monotonic() - start < 100
+    assert time.monotonic() - start < PATIENCE / 2
 
 
 def test_cpu_time_is_that_of_a_process_and_its_ended_children() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from acmix_nas.research.benchmark.spaces import CUED
@@ -135,6 +135,7 @@ def test_another_file_is_no_table(tmp_path: Path) -> None:
         Table.load(tmp_path / "x.json")
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=20, unique=True))
 def test_kendall_is_one_with_itself_and_minus_one_with_its_reverse(values: list[float]) -> None:
     assert kendall(values, values) == pytest.approx(1)
