@@ -73,7 +73,7 @@ def test_without_a_task_the_search_moves_to_the_cheapest_operators() -> None:
         optimizer.step()
     for slot in slots:
         costs = table.costs[slot.slot.name]
-        cheapest = min(costs, key=lambda operator: costs[operator].macs)
+        cheapest = min(costs, key=lambda operator: costs[operator]["macs"])
         chosen = slot.export({})[slot.label]
         assert chosen == cheapest
         assert slot.probabilities().max() > 0.8
