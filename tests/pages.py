@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from acmix_nas.cli.main import main
+from acmix_nas.costs.registry import COSTS
+from acmix_nas.operators import OPERATORS
+from acmix_nas.strategies.base import STRATEGIES
+from acmix_nas.training.images import DATA
+from acmix_nas.training.task import TASKS
+from acmix_nas.util.registry import Registry
 from tests.small import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +42,7 @@ BLOCK = re.compile(
 )
 FENCE = re.compile(r"^```(?:sh|python)$", re.MULTILINE)
 MARK = re.compile(r"^<!-- (?:slow|not run)\b.*$", re.MULTILINE)
+REGISTRIES: tuple[Registry[Any], ...] = (OPERATORS, COSTS, DATA, STRATEGIES, TASKS)
 OURS = ("acmix-nas ", "python -m acmix_nas ")
 OPERATOR = re.compile(r"\b(?:acmix_)?(?:local|window|global|patchwise)\b|\bconv\b")
 
@@ -65,7 +73,7 @@ class Block:
 
 def blocks_of(page: Path) -> list[Block]:
     """Return the blocks of a page. Every mark belongs to one."""
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     found = [
         Block(
             match["language"], match["text"], match["mark"] or "", match["reason"] or "", match["shown"] or "",
@@ -113,6 +121,8 @@ class Reader:
         self._module = ModuleType("page")  # dataclasses and pickles look their module up
         monkeypatch.setitem(sys.modules, "page", self._module)
         monkeypatch.chdir(folder)
+        for registry in REGISTRIES:  # a page may register what other tests should not see
+            monkeypatch.setattr(registry, "_registered", dict(registry._registered))
         for name in ("HOME", "COLUMNS"):
             monkeypatch.setenv(name, environment(folder)[name])
 

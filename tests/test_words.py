@@ -9,17 +9,19 @@ import subprocess
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests import test_docs
 from tests.pages import PAGES, README, ROOT, Block, Reader, assert_shown, blocks_of, make_photos, shell
 from tests.small import PATIENCE
 
 EXPERIMENTS = ROOT / "experiments"
 # Pages whose reader has a folder of images already.
-WITH_PHOTOS = (README, ROOT / "docs" / "results" / "paper.md")
+WITH_PHOTOS = (ROOT / "docs" / "results" / "paper.md",)
 WITH_BLOCKS = [page for page in (README, *PAGES) if blocks_of(page)]
 WITH_SLOW_BLOCKS = [page for page in WITH_BLOCKS if any(block.mark == "slow" for block in blocks_of(page))]
 
@@ -67,6 +69,17 @@ def test_the_readme_is_short_and_begins_with_a_search() -> None:
     assert "acmix_nas.search(" in python[0].text
     assert python[0].line < 60
     assert text.index("make demo") < text.index("make test") < text.index("acmix_nas.search(")
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        test_docs.test_links_lead_somewhere, test_docs.test_files_that_are_named_exist, test_docs.test_sentences_are_short,
+        test_docs.test_words_are_plain,
+    ],
+)  # fmt: skip
+def test_the_readme_reads_as_docs_do(check: Callable[[Path], None]) -> None:
+    check(README)
 
 
 def test_marks_and_outputs_are_honoured(reader: Reader, tmp_path: Path) -> None:
