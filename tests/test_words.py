@@ -92,7 +92,7 @@ def test_marks_and_outputs_are_honoured(reader: Reader, tmp_path: Path) -> None:
     assert [(block.mark, block.reason) for block in blocks_of(page)][1:3] == [("slow", ""), ("not run", "it fails")]
     (_, silent), (_, said), (last, version) = reader.read(page)
     assert (silent, said) == ("", "conv 2\n")
-    assert last.commands == ["echo a   b", "acmix-nas --version"]
+    assert last.commands == ["echo a    b", "acmix-nas --version"]
     assert re.fullmatch(r"a b\n\d+\.\d+\.\d+\n", version)
     with pytest.raises(AssertionError, match="false"):
         list(reader.read(page, slow=True))
