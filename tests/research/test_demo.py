@@ -1,4 +1,4 @@
-"""The demo: its experiment, references and trainings, and what it says of bad input. `test_readme` runs the whole of it."""
+"""The demo: its experiment, references and trainings, and what it says of bad input. `test_words` runs the whole of it."""
 
 from __future__ import annotations
 
