@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Sequence
 from statistics import mean, stdev
@@ -49,8 +50,15 @@ def run(application: typer.Typer) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "nni":
             raise
-        console.print("error: this command needs NNI: pip install 'nni>=3' 'setuptools<81'", markup=False)
+        console.print(f"error: this command needs NNI{_how_to_get_nni()}", markup=False, soft_wrap=True)
         sys.exit(2)
     except BrokenRun as error:
         console.print(f"failed: {error}", markup=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _how_to_get_nni() -> str:
+    """Say how NNI is installed, or why it cannot be."""
+    if platform.machine() in ("x86_64", "AMD64"):  # as in setup.cfg
+        return ": pip install 'nni>=3,<4' 'setuptools<81'"
+    return f", which can be installed on x86-64 machines only; this one is {platform.machine()}"

@@ -14,7 +14,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
-import nni
 import pytorch_lightning as pl
 import typer
 from torch.utils.tensorboard import SummaryWriter
@@ -30,7 +29,6 @@ from acmix_nas.options import BackboneArgs, from_parameters, names, options, pai
 from acmix_nas.profile import count
 from acmix_nas.results import link_for_web_page
 from acmix_nas.retrain import retrain, sized
-from acmix_nas.search import describe, judge, load_supernet, make_space, search, train_supernet
 from acmix_nas.terminal import app, run
 
 Check = Annotated[Path | None, typer.Option(help="only check the options and this search space (a JSON file), and stop")]
@@ -54,12 +52,16 @@ class Reporter(pl.Callback):
 def report(kind: str, content: Mapping[str, Any]) -> None:
     """Report to NNI, where a trial runs under it."""
     if "NNI_TRIAL_JOB_ID" in os.environ:
+        import nni
+
         getattr(nni, f"report_{kind}_result")(dict(content))
 
 
 def begin(output: Path | None) -> tuple[Path, dict[str, Any]]:
     """The trial's folder and its parameters; none without NNI."""
     if "NNI_TRIAL_JOB_ID" in os.environ:
+        import nni
+
         folder = output or Path(os.environ["NNI_OUTPUT_DIR"])
         parameters = nni.get_next_parameter()
         link_for_web_page(folder)
@@ -86,6 +88,8 @@ def end(folder: Path, parameters: Mapping[str, Any], result: Mapping[str, Any]) 
 @options(SearchConfig)
 def search_trial(searchconfig: SearchConfig, output: Output = None, check: Check = None) -> None:
     """One search; NNI's parameters are options of it, such as seed and penalty."""
+    from acmix_nas.search import make_space, search
+
     if check is not None:
         for parameters in corners(read_json(check, "search space")):
             (config,) = from_parameters(parameters, searchconfig)
@@ -117,6 +121,8 @@ def evaluate(
 
     The supernet is trained by uniform sampling of single paths; the options say how.
     """
+    from acmix_nas.search import describe, judge
+
     if searchconfig.budget or searchconfig.finalists != 1:
         raise UserError("budget and finalists are not for single architectures; a budget belongs to the tuner's classArgs")
     config = dataclasses.replace(searchconfig, strategy="single_path")
@@ -147,6 +153,8 @@ def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the slot.
     """
+    from acmix_nas.search import make_space
+
     slots = {slot.name: slot.candidates for slot in make_space(config, ImageData(config.data).num_classes).slots}
     for name, entry in space.items():
         if name not in slots:
@@ -161,6 +169,8 @@ def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
 
 def shared_supernet(config: SearchConfig, folder: Path) -> tuple[SearchConfig, ImageData, Any]:
     """The supernet of the experiment: one trial trains it, the others wait for it."""
+    from acmix_nas.search import load_supernet, make_space, train_supernet
+
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
