@@ -7,7 +7,6 @@ NNI's records bind parameters to the wrong ones.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 
 import pytorch_lightning as pl
 import typer
+from filelock import FileLock
 from torch.utils.tensorboard import SummaryWriter
 
 from acmix_nas.architecture import Architecture
@@ -172,8 +172,7 @@ def shared_supernet(config: SearchConfig, folder: Path) -> tuple[SearchConfig, I
     from acmix_nas.search import load_supernet, make_space, train_supernet
 
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / "lock"):
         data = ImageData(config.data, config.recipe.seed)
         if (folder / "supernet.pt").exists():
             trained = SearchConfig.load(folder)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -98,12 +99,13 @@ def test_mappings_among_the_parameters_are_opened() -> None:
 
 
 def test_architectures_share_one_supernet(tmp_path: Path) -> None:
-    results = []
-    for name in ("a", "b"):
-        done = trial("evaluate", *OPTIONS, "--supernet", str(tmp_path / "supernet"), "--output", str(tmp_path / name))
-        assert done.returncode == 0, done.stderr
-        results.append(read_json(tmp_path / name / "result.json", "result"))
-        assert ("epoch 1 of 2" in done.stdout) == (name == "a")  # the second one finds the supernet trained
+    shared = ["evaluate", *OPTIONS, "--supernet", str(tmp_path / "supernet")]
+    with ThreadPoolExecutor() as pool:  # both start at once: one trains the supernet, the other waits for it
+        done = list(pool.map(lambda name: trial(*shared, "--output", str(tmp_path / name)), "ab"))
+    for one in done:
+        assert one.returncode == 0, one.stderr
+    assert sorted("epoch 1 of 2" in one.stdout for one in done) == [False, True]
+    results = [read_json(tmp_path / name / "result.json", "result") for name in "ab"]
     assert results[0]["metric"] == results[1]["metric"]
     assert results[0]["parameters"] == dict.fromkeys(SLOTS, "conv")
 
