@@ -18,6 +18,7 @@ warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", ca
 from acmix_nas.registration import register_networks  # noqa: E402
 
 if TYPE_CHECKING:
+    __version__: str
     from acmix_nas import models
     from acmix_nas.architecture import Architecture, build
     from acmix_nas.errors import UserError
@@ -42,6 +43,8 @@ register_networks()
 def __getattr__(name: str) -> Any:
     if name == "models":
         return import_module(f"{__name__}.models")
+    if name == "__version__":
+        return import_module("importlib.metadata").version("acmix-nas")
     if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from acmix_nas import __version__
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.benchmark.spaces import NAMED, Space
 from acmix_nas.bias import report
@@ -54,6 +55,22 @@ ImageSize = Annotated[int | None, typer.Option(help="side of the images; that of
 
 CHOSEN = "ACMIX_NAS_OUTPUT"
 """Tells the other processes of a training, which run the same command line, which new folder the first one chose."""
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        out.print(f"acmix-nas {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@cli.callback()
+def of_no_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Take the options that belong to no command."""
 
 
 def folder_for(output: Path | None, name: str, resume: bool = False) -> Path:
