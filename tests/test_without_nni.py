@@ -6,6 +6,7 @@ One process, in which NNI cannot be imported, runs all the commands: to start a 
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from acmix_nas.architecture import Architecture
+from acmix_nas.terminal import app, console, run
 from tests.test_trial import TRAIN
 
 ROOT = Path(__file__).parent.parent
@@ -84,3 +86,20 @@ def test_it_says_that_it_needs_nni(outcomes: dict[str, Any], command: str) -> No
     assert status == 2
     assert said.startswith("error: this command needs NNI")
     assert said.count("\n") == 1
+
+
+def test_on_other_machines_it_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    application = app("One command.")
+
+    @application.command()
+    def search() -> None:
+        raise ModuleNotFoundError("No module named 'nni'", name="nni")
+
+    monkeypatch.setattr(sys, "argv", ["acmix-nas"])
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(console, "file", sys.stderr)
+    with pytest.raises(SystemExit) as ended:
+        run(application)
+    assert ended.value.code == 2
+    expected = "error: this command needs NNI, which can be installed on x86-64 machines only; this one is aarch64\n"
+    assert capsys.readouterr().err == expected
