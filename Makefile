@@ -14,6 +14,7 @@ test: $(VENV)/installed-dev
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(shell find acmix_nas -name '*.[ch]')
 	$(BIN)/mypy
 
 $(VENV)/installed: setup.cfg pyproject.toml
