@@ -12,7 +12,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import nni
 import pytorch_lightning as pl
 from filelock import FileLock
 from torch.utils.tensorboard import SummaryWriter
@@ -48,12 +47,16 @@ class Reporter(pl.Callback):
 def report(kind: str, content: Mapping[str, Any]) -> None:
     """Report to NNI, where a trial runs under it."""
     if "NNI_TRIAL_JOB_ID" in os.environ:
+        import nni
+
         getattr(nni, f"report_{kind}_result")(dict(content))
 
 
 def begin(output: Path | None) -> tuple[Path, dict[str, Any]]:
     """The trial's folder and its parameters; none without NNI."""
     if "NNI_TRIAL_JOB_ID" in os.environ:
+        import nni
+
         folder = output or Path(os.environ["NNI_OUTPUT_DIR"])
         parameters = nni.get_next_parameter()
         link_for_web_page(folder)

@@ -71,14 +71,18 @@ NOT_EVERYWHERE static float *scratch(size_t floats) {
         if (!(i & s)) {                                                                                                        \
             vec a = rows[i], b = rows[i + s];                                                                                  \
             rows[i] = SHUFFLE(a, b, A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P);                                           \
-            rows[i + s] = SHUFFLE(a, b, A + s, B + s, C + s, D + s, E + s, F + s, G + s, H + s, I + s, J + s, K + s, L + s,    \
-                                  M + s, N + s, O + s, P + s);                                                                 \
+            rows[i + s] = SHUFFLE(                                                                                             \
+                a, b, A + s, B + s, C + s, D + s, E + s, F + s, G + s, H + s, I + s, J + s, K + s, L + s, M + s, N + s, O + s, \
+                P + s                                                                                                          \
+            );                                                                                                                 \
         }
 
-INLINE void transpose(vec *rows){SWAP(8, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
-                                     SWAP(4, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27)
-                                         SWAP(2, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
-                                             SWAP(1, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30)}
+INLINE void transpose(vec *rows) {
+    SWAP(8, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+    SWAP(4, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27)
+    SWAP(2, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29)
+    SWAP(1, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30)
+}
 
 INLINE vec load_some(const float *from, int count) {
     vec x = all(0.0f);
@@ -118,7 +122,8 @@ INLINE void from_planes_of(int count, float *const *pixels, long skip, float sca
     }
 }
 
-NOT_EVERYWHERE static void to_planes(int depth, const float *const *pixels, const float *const *less, float scale, float *planes, long apart) {
+NOT_EVERYWHERE static void
+to_planes(int depth, const float *const *pixels, const float *const *less, float scale, float *planes, long apart) {
     int d = 0;
     for (; d + 16 <= depth; d += 16) to_planes_of(16, pixels, less, d, scale, planes + d * apart, apart);
     for (; d + 4 <= depth; d += 4) to_planes_of(4, pixels, less, d, scale, planes + d * apart, apart);

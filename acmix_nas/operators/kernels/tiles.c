@@ -244,7 +244,7 @@ int tile_forward(
 ) {
     int depth = of->depth, deep = padded_depth(of), channels = of->heads * depth, failed = 0, wide = MOST * LANES;
     int blocks = (of->lanes + wide - 1) / wide, tasks = of->batch * of->heads * of->tiles;
-    if (!tasks) return 0; /* an empty batch */
+    if (!tasks) return 0;                          /* an empty batch */
     int parts = (2 * threads + tasks - 1) / tasks; /* the queries of a tile are shared out where there are few tiles */
     if (parts > blocks) parts = blocks;
     int share = (blocks + parts - 1) / parts;

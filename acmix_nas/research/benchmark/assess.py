@@ -159,7 +159,10 @@ def check_strategies(names: Sequence[str], space: Space) -> None:
 
     Raises:
         UserError: naming the one that cannot; random search needs no name, since every table has it.
+        ModuleNotFoundError: where NNI, which every strategy needs, is not installed.
     """
+    import nni  # noqa: F401
+
     for name in names:
         if name not in SEARCHED:
             raise one_of("strategy", name, SEARCHED)

@@ -87,6 +87,7 @@ def check(what: str, settings: Settings, output: Path) -> None:
 
     Raises:
         UserError: as `run` does.
+        ModuleNotFoundError: where NNI is not installed, and a search is to be measured.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     if platform.libc_ver()[0] != "glibc" or not cores:
@@ -105,6 +106,8 @@ def check(what: str, settings: Settings, output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"output must be a folder; {str(output)!r} is a file")
     unused(*files(output, what))
+    if what == "search":
+        import nni  # noqa: F401  the processes that measure need it; here its absence is said in one line
 
 
 def machine(device: str) -> dict[str, Any]:
