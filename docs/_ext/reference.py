@@ -1,5 +1,7 @@
 """Write the reference while Sphinx reads it: public names for autodoc, and a table of options for each command.
 
+The notebooks of the repository become pages, too.
+
 In a page, `<!-- names of acmix_nas.strategies -->` stands for the public names of that module, and
 `<!-- names of acmix_nas.costs.table: CostTable -->` for some of its names. `<!-- commands -->` stands for the command line.
 """
@@ -8,8 +10,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App
@@ -23,9 +27,16 @@ DOOR = "acmix_nas"
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx which pages are filled in, and that they follow the code instead of a file."""
+    app.connect("builder-inited", bring_notebooks)
     app.connect("source-read", fill_in)
     app.connect("env-get-outdated", lambda app, env, *_: {page for page in env.found_docs if page.startswith("reference/")})
     return {"parallel_read_safe": True}
+
+
+def bring_notebooks(app: Sphinx) -> None:
+    """Copy the notebooks to where Sphinx finds them; those that have not changed keep their dates."""
+    for notebook in Path(app.srcdir).parent.glob("examples/*.ipynb"):
+        shutil.copy2(notebook, Path(app.srcdir) / "examples")
 
 
 def fill_in(_app: Sphinx, _page: str, source: list[str]) -> None:
