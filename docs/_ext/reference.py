@@ -29,7 +29,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Tell Sphinx which pages are filled in, and that they follow the code instead of a file."""
     app.connect("builder-inited", bring_notebooks)
     app.connect("source-read", fill_in)
-    app.connect("env-get-outdated", lambda app, env, *_: {page for page in env.found_docs if page.startswith("reference/")})
+    app.connect("env-get-outdated", lambda _app, env, *_: {page for page in env.found_docs if page.startswith("reference/")})
     return {"parallel_read_safe": True}
 
 
