@@ -31,7 +31,7 @@ KINDS: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Architecture:
-    """A mapping from every slot of a backbone to one candidate, with its provenance.
+    """Map every slot of a backbone to one candidate, with its provenance.
 
     Attributes:
         backbone: timm's name; None where the backbone is a module of the user's.
@@ -48,6 +48,13 @@ class Architecture:
         probabilities: slot → operator → probability, where a search has them.
         scores: slot → operator → what it adds to an architecture's score, where a search has chosen by something else.
         made: which command made it, when, and with which versions of the packages.
+
+    Example:
+        >>> chosen = Architecture("resnet14t", {"layer1.0.conv2": "local"}, ("conv", "local"), pattern=("layer1*",))
+        >>> chosen.slots["layer1.0.conv2"]
+        'local'
+        >>> chosen == Architecture("resnet14t", {"layer1.0.conv2": "local"}, ["conv", "local"], pattern=["layer1*"])
+        True
     """
 
     backbone: str | None
@@ -185,7 +192,7 @@ def build(
     backbone: nn.Module | None = None,
     **backbone_args: Any,
 ) -> nn.Module:
-    """The network of an architecture; without slots, the backbone as it is.
+    """Build the network of an architecture; without slots, the backbone as it is.
 
     Args:
         architecture: the file, or what was read from it.
@@ -194,8 +201,18 @@ def build(
         backbone: the module to build on, where the search ran on one of the user's; it is changed in place.
         backbone_args: more for timm's `create_model`, such as `pretrained` or `drop_path_rate`.
 
+    Returns:
+        The network, on the CPU and in training mode.
+
     Raises:
         UserError: where the file, its slots, its operators or the weights do not fit.
+
+    Example:
+        >>> import torch
+        >>> chosen = Architecture("resnet14t", {"layer1.0.conv2": "local"}, ("conv", "local"), pattern=("layer1*",))
+        >>> network = build(chosen, num_classes=10)
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 10])
     """
     if not isinstance(architecture, Architecture):
         architecture = Architecture.load(architecture)

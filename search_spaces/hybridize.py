@@ -89,7 +89,15 @@ def hybridize(
             with it the backbone's pretrained weight; "none" shares nothing, which is NNI's stock way.
         backbone_args: what timm's `create_model` takes, such as `num_classes` or `pretrained`.
 
+    Returns:
+        The search space, with the weights of the backbone where it has a use for them.
+
     Raises:
         UserError: where a name is unknown, nothing matches, or heads do not divide the channels of a slot.
+
+    Example:
+        >>> space = hybridize("resnet14t", slots="layer1*", num_classes=10)
+        >>> {slot.name: slot.candidates for slot in space.slots}
+        {'layer1.0.conv2': ('conv', 'local', 'acmix_local')}
     """
     return HybridSpace(backbone, candidates, slots, heads, share, backbone_args)

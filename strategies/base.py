@@ -93,6 +93,12 @@ class SearchStrategy:
         supernet: whether a supernet is trained.
         alternating: whether the validation part trains the architecture, in turn with the weights.
         warm_race: whether finalists begin with inherited weights by default.
+
+    Example:
+        >>> STRATEGIES.get("single_path")().warmup(epochs=12)
+        4
+        >>> STRATEGIES.get("darts")(penalty=0.1).measures
+        ('macs',)
     """
 
     name: ClassVar[str] = ""
@@ -142,7 +148,24 @@ S = TypeVar("S", bound=type[SearchStrategy])
 
 
 def register_strategy(name: str) -> Callable[[S], S]:
-    """Return a decorator that registers a `SearchStrategy` under a name."""
+    """Return a decorator that registers a `SearchStrategy` under a name.
+
+    Args:
+        name: how `search` and `--strategy` ask for it.
+
+    Raises:
+        UserError: where another strategy has the name.
+
+    Example:
+        >>> @register_strategy("first")
+        ... @dataclass(frozen=True, kw_only=True)
+        ... class FirstSearch(SearchStrategy):
+        ...     supernet = False
+        ...     def shortlist(self, supernet, count, apart):
+        ...         return Shortlist([{slot: names[0] for slot, names in supernet.candidates.items()}])
+        >>> STRATEGIES.get("first").name
+        'first'
+    """
 
     def keep(strategy: S) -> S:
         strategy.name = name

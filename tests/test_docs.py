@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -14,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 SOURCES = ("acmix_nas", "search_spaces", "strategies")
 PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts)
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 WORDS_A_SENTENCE = 18
 # What English is not to be here, and the words that every reader has to learn.
@@ -25,10 +27,19 @@ CONCEPTS = (
 
 
 def named(page: Path) -> str:
-    return str(page.relative_to(DOCS))
+    return str(page.relative_to(ROOT))
 
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=named)
+every_text = pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=named)
+
+
+def text_of(page: Path) -> str:
+    """Return the Markdown of a page, or of a notebook's cells."""
+    if page.suffix == ".md":
+        return page.read_text()
+    cells = json.loads(page.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
 
 
 def without_code(text: str) -> str:
@@ -64,12 +75,14 @@ def contents(page: Path) -> Iterator[Path]:
     yield page
     for block in re.findall(r"^```\{toctree\}\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
         for line in filter(None, map(str.strip, block.splitlines())):
-            if not line.startswith(":"):
-                yield from contents(page.parent / f"{line}.md")
+            if (ROOT / "examples" / f"{line}.ipynb") in NOTEBOOKS:
+                yield ROOT / "examples" / f"{line}.ipynb"  # which the build copies beside the page
+            elif not line.startswith(":"):
+                yield from contents((page.parent / f"{line}.md").resolve())
 
 
 def test_every_page_is_in_the_contents_once() -> None:
-    assert sorted(contents(DOCS / "index.md")) == PAGES
+    assert sorted(contents(DOCS / "index.md")) == sorted([*PAGES, *NOTEBOOKS])
 
 
 @cache
@@ -111,23 +124,23 @@ def sentences(text: str) -> list[str]:
     """Return the sentences of the prose, without code, tables and headings. An item of a list ends one, as a paragraph does."""
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", without_code(text))
     lines = [line.strip() for line in text.splitlines()]
-    prose = "\n".join("" if line.startswith(("|", "#", "%")) else line for line in lines)
+    prose = "\n".join("" if line.startswith(("|", "#", "%", "<!--")) else line for line in lines)
     blocks = re.split(r"\n\s*\n|\n(?=[-*] |\d+\. )", prose)
     found = (part for block in blocks for part in re.split(r"(?<=[.!?])\**\s+", block.strip()))
     return [sentence for sentence in found if len(sentence.split()) > 1]
 
 
-@every_page
+@every_text
 def test_sentences_are_short(page: Path) -> None:
-    said = sorted(sentences(page.read_text()), key=lambda sentence: len(sentence.split()))
+    said = sorted(sentences(text_of(page)), key=lambda sentence: len(sentence.split()))
     words = [len(sentence.split()) for sentence in said]
     assert sum(words) <= WORDS_A_SENTENCE * len(words), said[-1]
     assert max(words, default=0) <= 3 * WORDS_A_SENTENCE, said[-1]
 
 
-@every_page
+@every_text
 def test_words_are_plain(page: Path) -> None:
-    text = " ".join(without_code(page.read_text()).split()).lower()
+    text = " ".join(without_code(text_of(page)).split()).lower()
     assert [phrase for phrase in AVOIDED if re.search(rf"\b{phrase}\b", text)] == []
 
 

@@ -26,7 +26,7 @@ class Entries(NamedTuple):
 
 
 class Cost(ABC):
-    """A cost of an architecture: the sum of what its operators cost and of what the rest of the backbone costs.
+    """Say what an architecture costs: the sum of what its operators cost and of what the rest of the backbone costs.
 
     Register a subclass with `register_cost`. A package that is not imported by itself declares it, too, as an entry point of
     the group `acmix_nas.costs`. Then budgets, tables, penalties and fronts take it by its name.
@@ -38,6 +38,12 @@ class Cost(ABC):
         units: what may stand behind a number in a budget → the factor that makes it a value.
         example: of a limit, for messages.
         measured: whether it belongs to the machine at hand; else it is counted, and the same everywhere.
+
+    Example:
+        >>> Cost.parse("1.2M"), Cost.show(1.2e6)
+        (1200000.0, '1.20 M')
+        >>> cost_named("params").name
+        'parameters'
     """
 
     name: ClassVar[str]
@@ -83,8 +89,19 @@ C = TypeVar("C", bound=type[Cost])
 def register_cost(name: str) -> Callable[[C], C]:
     """Return a decorator that registers a cost under a name.
 
+    Args:
+        name: how budgets, tables and penalties ask for it.
+
     Raises:
         UserError: where another cost has the name.
+
+    Example:
+        >>> @register_cost("attending")
+        ... class Attending(Cost):
+        ...     def table(self, of):
+        ...         return Entries({slot.name: {name: name != "conv" for name in slot.candidates} for slot in of.slots}, 0)
+        >>> cost_named("attending").name
+        'attending'
     """
 
     def keep(cost: C) -> C:

@@ -47,6 +47,10 @@ def export_onnx(
     Raises:
         UserError: where the file exists, `batch` is not positive, or onnx, onnxruntime or onnxscript is missing.
         ParityError: where the difference is above the tolerance.
+
+    Example:
+        >>> difference = export_onnx(network, "network.onnx", image_size=224)  # doctest: +SKIP
+        >>> difference < 1e-4  # doctest: +SKIP
     """
     try:
         import onnx  # noqa: F401  the exporter needs it, and so does onnxscript

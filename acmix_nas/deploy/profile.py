@@ -151,9 +151,19 @@ def profile(
         warmup: forwards of each network and batch size before any is timed.
         device: "cpu" or "cuda"; CUDA where there is one by default.
         counts: name → what `count` says, for those that have it.
+        progress: whether a bar is shown.
+
+    Returns:
+        One profile for each network, in their order.
 
     Raises:
         UserError: for an argument out of range, a device that is not there, or counts of another network.
+
+    Example:
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
+        >>> (one,) = profile({"linear": network}, image_size=4, repeats=2, progress=False)
+        >>> one.name, one.parameters, one.latency[8].median > 0
+        ('linear', 98, True)
     """
     for name, value, least in (("batch_size", batch_size, 1), ("repeats", repeats, 1), ("warmup", warmup, 0)):
         if value < least:

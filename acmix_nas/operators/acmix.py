@@ -65,15 +65,18 @@ class Mixing(nn.Module):
 
 
 class ACmix(nn.Module):
-    """The operator of the paper: one Stage I feeds an attention and a convolution path, and both are mixed.
+    """Mix an attention and a convolution path, both fed by one Stage I: the operator of the paper.
 
     Shapes: (B, in_channels, H, W) → (B, out_channels, ⌈H/s⌉, ⌈W/s⌉).
 
     Args:
+        in_channels: of the input.
+        out_channels: C, of the output.
         heads: N, which must divide `out_channels`.
         attention: "local", "window", "global", "patchwise", or another that is registered (`register_operator`).
         window: K, of local, window and patchwise attention.
         kernel_size: k of the convolution path.
+        stride: s, of both paths.
         dilation: of the convolution path and of local and patchwise attention.
         border: of local attention, "reflect" or "mask".
         position: "linear" encoding of the coordinates, Swin's relative position "table" (local and window), or "none".
@@ -85,6 +88,13 @@ class ACmix(nn.Module):
 
     Raises:
         UserError: where an argument has no meaning; the message names it.
+
+    Example:
+        >>> layer = ACmix(16, 32, heads=4, attention="local", window=3, stride=2)
+        >>> layer(torch.zeros(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 4, 4])
+        >>> layer.alpha.item(), layer.beta.item()
+        (0.5, 0.5)
     """
 
     def __init__(

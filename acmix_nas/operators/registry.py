@@ -48,8 +48,19 @@ def register_operator(name: str) -> Callable[[Kind], Kind]:
     A package whose operators should be known without being imported declares them as entry points, too, under
     "acmix_nas.operators": `axial = its_module:AxialPath`.
 
+    Args:
+        name: small letters and digits; the operator may stand at a slot as `name` and as `acmix_name`.
+
     Raises:
         UserError: where something else has the name, or the name cannot be part of an operator's.
+
+    Example:
+        >>> @register_operator("centre")
+        ... class CentrePath(Path):
+        ...     def forward(self, maps):
+        ...         return maps[:, 2 * self.channels :, :: self.stride, :: self.stride]
+        >>> attention_path("centre", channels=8, heads=2).name
+        'centre'
     """
     return OPERATORS.register(name)
 

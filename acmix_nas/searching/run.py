@@ -34,7 +34,7 @@ __all__ = ["Found", "run_search", "search"]
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found.
+    """Hold what a search found.
 
     Attributes:
         architecture: which operator stands at which slot, with its provenance.
@@ -48,6 +48,10 @@ class Found:
         resumed: whether it had been interrupted.
         notes: "decision" (how decided a distribution is) and "collapse", each with a line "said".
         backbone: the user's module, where the search ran on one; as it was given.
+
+    Example:
+        >>> found = search("resnet18", "photos")  # doctest: +SKIP
+        >>> found.score, found.costs["macs"], found.ranking[0].slots  # doctest: +SKIP
     """
 
     architecture: Architecture
@@ -92,6 +96,9 @@ def search(
         callbacks: of Lightning, beside ours, while the supernet trains.
         settings: any other setting by the name it has on the command line: `epochs=20`, `candidates=["conv", "local"]`,
             `finalists=8`, `lr=1e-3`, `image_size=64`, `penalty=0.1`; see `SearchConfig`, `Recipe` and `DataConfig`.
+
+    Returns:
+        The architecture, its network, and what the search knows of both.
 
     Raises:
         UserError: for a wrong argument, which the message names, before anything is trained; where nothing meets the budget;

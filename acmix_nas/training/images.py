@@ -76,6 +76,17 @@ def register_data(
     Args:
         name: what the user writes; a name that ends in "/…", such as "torch/cifar10", is looked up by what stands before.
         drawn, small: as of `Reader`.
+
+    Raises:
+        UserError: where another data set has the name.
+
+    Example:
+        >>> @register_data("black")
+        ... def read_black(config):
+        ...     images = [(Image.new("L", (8, 8)), number % 2) for number in range(20)]
+        ...     return ImageSet({"train": Source(images, [label for _, label in images])}, ["even", "odd"])
+        >>> ImageData(DataConfig("black", image_size=16)).num_classes
+        2
     """
 
     def keep(read: Callable[[DataConfig], ImageSet]) -> Reader:
@@ -105,7 +116,7 @@ def reader_of(config: DataConfig) -> Reader:
 
 
 class ImageData(Data):
-    """The parts train, validation (the search's) and test of an image data set, in batches ((B, C, S, S), (B,)).
+    """Read an image data set in its parts train, validation (the search's) and test, in batches ((B, C, S, S), (B,)).
 
     `digits` are scikit-learn's 1,797 images of 8×8 pixels, enlarged and split 60/20/20. A folder, or a data set of timm's, has
     train, validation and test where it has all three, with labels; where it has train and one other, that other is the

@@ -34,12 +34,16 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Trained(Fitted):
-    """A trained network, and what it reached.
+    """Hold a trained network, and what it reached.
 
     Attributes:
         architecture: which operator stands at which slot.
         network: with the weights of the last epoch, or their average, on the CPU.
         folder: with result.json, network.pt, checkpoints and TensorBoard's events.
+
+    Example:
+        >>> trained = retrain("runs/search")  # doctest: +SKIP
+        >>> trained.validation, trained.test  # doctest: +SKIP
     """
 
     architecture: Architecture
@@ -71,7 +75,11 @@ def retrain(
         backbone: the module that was searched, where it is not one of timm's; it is copied.
         resume: continue the unfinished run in `output`.
         devices: how many devices of this machine.
+        progress: whether bars are shown.
         settings: of the recipe and the images by the names of the command line: `epochs=100`, `lr=1e-3`, `image_size=64`.
+
+    Returns:
+        The network and its scores.
 
     Raises:
         UserError: for a wrong argument, which the message names; nothing is overwritten.
@@ -111,9 +119,18 @@ def evaluate(
         run: what `retrain` returned, or its folder.
         data: other data of the same outputs; those of the training by default.
         part: "test" or "validation".
+        task: an object, or a registered name.
+        progress: whether a bar is shown.
+
+    Returns:
+        The score, the loss and the number of samples.
 
     Raises:
         UserError: where the folder holds no weights, or the data have other outputs.
+
+    Example:
+        >>> evaluate("runs/retrain").score  # doctest: +SKIP
+        >>> evaluate("runs/retrain", part="validation").samples  # doctest: +SKIP
     """
     if isinstance(run, Trained):
         architecture, network = run.architecture, run.network

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from lightning_fabric.utilities.apply_func import move_data_to_device
@@ -115,7 +115,27 @@ class Task(ABC):
 
 
 TASKS = Registry[type[Task]]("task", "acmix_nas.tasks")
-register_task = TASKS.register
+T = TypeVar("T", bound=type[Task])
+
+
+def register_task(name: str) -> Callable[[T], T]:
+    """Return a decorator that registers a `Task` under a name. By its name, it is made without arguments.
+
+    Args:
+        name: how `search`, `retrain` and `--task` ask for it.
+
+    Raises:
+        UserError: where another task has the name.
+
+    Example:
+        >>> @register_task("top2")
+        ... class TopTwo(Classification):
+        ...     def scores(self, outputs, batch):
+        ...         return (outputs.topk(2).indices == batch[1][:, None]).any(1).float()
+        >>> TASKS.get("top2")().metric
+        'accuracy'
+    """
+    return TASKS.register(name)
 
 
 @register_task("classification")

@@ -8,9 +8,14 @@ __all__ = ["UserError", "first_line", "one_of"]
 
 
 class UserError(ValueError):
-    """A mistake of the user's: one line with what was expected, what came and what to do.
+    """Report a mistake of the user's: one line with what was expected, what came and what to do.
 
     The command line prints the line and exits with status 2.
+
+    Example:
+        >>> raise UserError("lr must be positive; got lr=-1")
+        Traceback (most recent call last):
+        acmix_nas.util.errors.UserError: lr must be positive; got lr=-1
     """
 
 
