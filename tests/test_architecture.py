@@ -147,8 +147,10 @@ def changed(file: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "other"}, "it is no architecture file"),
-        ({"version": 2}, "is of version 2; this package reads version 1"),
+        ({"format": "acmix-nas ranking"}, "is of format 'acmix-nas ranking'; it is no architecture file"),
+        ({"format": None}, 'has no line "format": "acmix-nas architecture"; it is no architecture file'),
+        ({"version": True}, "is of version True"),
+        ({"version": 2}, "is of version 2; this package reads versions up to 1"),
         ({"slots": None}, "misses slots"),
         ({"colour": "red"}, "has the unknown colour"),
         ({"slots": {**SLOTS, "layer1.0.conv2": "cnov"}}, "slot 'layer1.0.conv2': operator must be conv.*got 'cnov'"),
@@ -161,8 +163,9 @@ def changed(file: Path, **changes: Any) -> Path:
         ({"probabilities": [1]}, "probabilities must be dict"),
         ({"metric": 5}, "metric must be dict"),
         ({"origins": ["axial"]}, "origins must be dict"),
+        ({"origins": {"axial": "acmix-outside 0.1"}}, "origins must map groups to names"),
         (
-            {"origins": {"axial": "acmix-outside 0.1"}},
+            {"origins": {"operators": {"axial": "acmix-outside 0.1"}}},
             "the operator 'axial', which acmix-outside 0.1 adds; install",
         ),
         ({"slots": {**SLOTS, "layer9.0.conv2": "conv"}}, "unknown slot 'layer9.0.conv2'"),

@@ -224,7 +224,8 @@ def _name(field: dataclasses.Field[Any]) -> str:
 
 @cache
 def _help(group: type) -> dict[str, str]:
-    """What the docstring of a class says about its fields."""
+    """What the docstrings of a class and of its bases say about its fields."""
     from docstring_parser import parse
 
-    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in parse(group.__doc__ or "").params}
+    entries = [entry for kind in reversed(group.__mro__) for entry in parse(kind.__doc__ or "").params]
+    return {entry.arg_name: " ".join((entry.description or "").split()) for entry in entries}

@@ -26,7 +26,15 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> bool:
 
 def result(folder: Path, metric: float, /, **changes: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"trial": folder.name, "sequence": 0, "parameters": {}, "metric": metric, "seconds": 1.5}
+    content = {
+        "format": "acmix-nas result",
+        "version": 1,
+        "trial": folder.name,
+        "sequence": 0,
+        "parameters": {},
+        "metric": metric,
+        "seconds": 1.5,
+    }
     (folder / "result.json").write_text(json.dumps({**content, "architecture": "architecture.json", **changes}))
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from acmix_nas.research.speed.cases import MEMORY, Bound, Comparison, Ratio
 from acmix_nas.research.speed.stats import LEVEL, Estimate, quartiles, ratio, ratio_of_numbers
-from acmix_nas.util.files import write_json, write_text
+from acmix_nas.util.files import write_document, write_text
 
 __all__ = ["Measured", "Report", "Row", "files", "rows"]
 
@@ -134,7 +134,7 @@ class Report:
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write bench-<what>.json and bench-<what>.md."""
         numbers, text = files(folder, self.what)
-        return write_json(numbers, self.as_json()), write_text(text, self.markdown())
+        return write_document(numbers, "benchmark", self.as_json()), write_text(text, self.markdown())
 
 
 def files(folder: Path, what: str) -> tuple[Path, Path]:
