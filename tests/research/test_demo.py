@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,6 +29,7 @@ from acmix_nas.research.trainings import Trainings, train_one, trained
 from acmix_nas.searching.config import SearchConfig
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import write_document
 from acmix_nas.util.terminal import BrokenRun, mean_and_deviation
 from tests.research.benchmark.test_tabulate import SMALL
 
@@ -163,7 +163,7 @@ def shortly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             torch.save(build(found).state_dict(), trial / "network.pt")
             append_history(trial / "history.csv", [Observation(1, "blocks.3.slot", "acmix_global", 0.7, 0.5, 0.25)])
             about = {"trial": "abc", "sequence": 0, "parameters": {}, "metric": 0.5, "seconds": 1}
-            (trial / "result.json").write_text(json.dumps({**about, "architecture": "architecture.json"}))
+            write_document(trial / "result.json", "result", {**about, "architecture": "architecture.json"})
             return trial.parents[3]
 
         monkeypatch.setattr(Now, "left_out", left_out)

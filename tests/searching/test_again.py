@@ -11,7 +11,7 @@ from acmix_nas.architecture import Architecture
 from acmix_nas.research.benchmark.spaces import CUED
 from acmix_nas.searching.again import FinishedSearch
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import write_json
+from acmix_nas.util.files import write_document
 
 BEST = ("global", "conv", "conv", "global")
 
@@ -33,8 +33,8 @@ def judged(tmp_path: Path) -> Path:
     """A single-path search that judged three architectures."""
     found({}).save(tmp_path / "architecture.json")
     accuracies = {("acmix_global",) * 4: 0.9, BEST: 0.8, ("conv",) * 4: 0.7, ("acmix_global", *BEST[1:]): 0.6}
-    ranking = [{"slots": CUED.by_slot(choice), "accuracy": accuracy, "costs": {}} for choice, accuracy in accuracies.items()]
-    write_json(tmp_path / "ranking.json", {"ranking": ranking})
+    ranking = [{"slots": CUED.by_slot(choice), "score": accuracy, "costs": {}} for choice, accuracy in accuracies.items()]
+    write_document(tmp_path / "ranking.json", "ranking", {"ranking": ranking})
     return tmp_path
 
 

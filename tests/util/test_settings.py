@@ -11,6 +11,7 @@ import pytest
 
 from acmix_nas.cli.shared import Devices
 from acmix_nas.searching.config import SearchConfig
+from acmix_nas.strategies.sampled import SinglePathSearch
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
@@ -152,7 +153,7 @@ def test_what_cannot_be_is_named(values: dict[str, Any], message: str) -> None:
 
 def test_settings_are_checked_against_those_given_with_them() -> None:
     assert replace_flat({"epochs": 40, "arc_warmup": 30}, SearchConfig()) == [
-        SearchConfig(arc_warmup=30, recipe=Recipe(epochs=40))
+        SearchConfig(method=SinglePathSearch(arc_warmup=30), recipe=Recipe(epochs=40))
     ]
 
 
