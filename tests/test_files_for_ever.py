@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,19 +9,10 @@ from typing import Any
 
 import pytest
 
-from acmix_nas.architecture import Architecture
-from acmix_nas.bias import read_history
-from acmix_nas.cli.config import read_config
-from acmix_nas.deploy import latency
-from acmix_nas.nnictl.results import read_results
-from acmix_nas.research.benchmark import Table
 from acmix_nas.research.benchmark.assess import Outcome
-from acmix_nas.searching.again import read_ranking
-from acmix_nas.searching.config import SearchConfig
 from acmix_nas.training.loop import Fitted
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import provenance, read_csv, read_document
-from acmix_nas.util.settings import settings_of
+from acmix_nas.util.files import read_document
 
 FILES = Path(__file__).parent / "files"
 

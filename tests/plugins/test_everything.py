@@ -21,6 +21,7 @@ from acmix_nas.slots.backbones import backbone_origin, open_backbone
 from acmix_nas.strategies.base import STRATEGIES
 from acmix_nas.training.config import DATA, TASKS
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import read_document
 from acmix_nas.util.registry import Registry
 from tests.small import PATIENCE
 
@@ -218,6 +219,7 @@ def test_the_command_line_and_trials_take_all_six(tmp_path: Path) -> None:
         tmp_path,
         f"trial search {search.replace('--climbs 1 ', '')} --check strategies.json",
         f"trial evaluate {config} --check slots.json",
+        f"trial train --backbone pebble {images} --output alone",
         f"search {search} --output searched",
         "retrain searched --task top2 --epochs 1 --output trained",
         "evaluate trained --task top2",
@@ -225,11 +227,13 @@ def test_the_command_line_and_trials_take_all_six(tmp_path: Path) -> None:
         "profile trained --fused --output profiled",
         "export-onnx trained network.onnx --fused",
     )
-    assert "activations" in said[2]
+    assert "train_top2" in said[2]
+    assert read_document(tmp_path / "alone" / "result.json", "result")["metric_name"] == "top2"
+    assert "activations" in said[3]
     assert json.loads((tmp_path / "searched" / "architecture.json").read_text())["origins"] == ORIGINS
-    assert "test top2 " in said[3]
+    assert "test top2 " in said[4]
     assert json.loads((tmp_path / "trained" / "architecture.json").read_text())["origins"] == ORIGINS
-    assert "top2" in said[4]
+    assert "top2" in said[5]
     assert (tmp_path / "front" / "architecture-1.json").exists()
-    assert "trained, fused" in said[6]
-    assert "differs from PyTorch" in said[7]
+    assert "trained, fused" in said[7]
+    assert "differs from PyTorch" in said[8]
