@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,23 @@ def file(architecture: Architecture, tmp_path: Path) -> Path:
 
 def test_reads_what_it_writes(architecture: Architecture, file: Path) -> None:
     assert Architecture.load(file) == architecture
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone_args": {"channels": (8, 8, 16, 16)}, "pattern": ["layer*"], "candidates": tuple(CANDIDATES)},
+        {"heads": {"layer1*": 2, "*": 4}, "budget": {"macs": 10**6, "latency": 3.0}, "seed": None},
+        {"heads": 2, "data": {"image_size": (16, 24), "name": "photos", "root": None}, "metric": {"val_accuracy": 1}},
+        {"backbone": None, "scores": {"layer1.0.conv2": {"conv": float("-inf"), "local": 0.1 + 0.2}}},
+    ],
+)
+def test_equals_what_is_loaded(architecture: Architecture, changes: dict[str, Any], tmp_path: Path) -> None:
+    changed = replace(architecture, **changes)
+    loaded = Architecture.load(changed.save(tmp_path / "architecture.json"))
+    assert loaded == changed
+    assert loaded == replace(changed, made={"date": "another"}, origins={"tasks": {"x": "y 1"}})
+    assert loaded != replace(changed, slots={**SLOTS, "layer4.0.conv2": "local"})
 
 
 def test_says_nothing_of_where_its_own_operators_come_from(file: Path) -> None:
