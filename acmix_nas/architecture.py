@@ -12,12 +12,12 @@ from typing import Any
 from torch import nn
 
 from acmix_nas.operators import OPERATORS
-from acmix_nas.slots.backbones import load_weights, make_backbone, open_slots
+from acmix_nas.slots.backbones import backbone_origin, is_backbone, load_weights, make_backbone, open_slots
 from acmix_nas.slots.finding import Heads, Slot
 from acmix_nas.slots.making import make_operator, put
 from acmix_nas.slots.names import OperatorName, check_candidates, kind_in
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import provenance, read_document, write_json
+from acmix_nas.util.files import provenance, read_document, write_document
 
 __all__ = ["Architecture", "build"]
 
@@ -47,6 +47,8 @@ class Architecture:
         metric: what the search measured, such as {"val_accuracy": 0.97}.
         probabilities: slot → operator → probability, where a search has them.
         scores: slot → operator → what it adds to an architecture's score, where a search has chosen by something else.
+        origins: group → name → the distribution that it comes from, of what the search used and another package registers:
+            {"strategies": {"local_search": "acmix-outside 0.1"}}. `save` adds the operators and the backbone.
         made: which command made it, when, and with which versions of the packages.
 
     Example:
@@ -69,6 +71,7 @@ class Architecture:
     metric: Mapping[str, float] = field(default_factory=dict)
     probabilities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict, compare=False)
     made: Mapping[str, Any] = field(default_factory=provenance, compare=False)
 
     def __post_init__(self) -> None:
@@ -92,12 +95,14 @@ class Architecture:
         return self.data.get("in_chans", 3), height, width
 
     def save(self, path: str | Path) -> Path:
-        """Write the file. It says where an operator comes from that is not this package's."""
+        """Write the file. It says where everything comes from that is neither this package's nor timm's."""
         content = asdict(self)
-        origins = OPERATORS.origins(kind_in(name) for name in (*self.candidates, *self.slots.values()))
-        content |= {"origins": origins} if origins else {}
-        made = content.pop("made")
-        return write_json(Path(path), {**made, "format": f"acmix-nas {KIND}", "version": 1, **content})
+        made, origins = content.pop("made"), content.pop("origins")
+        origins["operators"] = OPERATORS.origins(kind_in(name) for name in (*self.candidates, *self.slots.values()))
+        if origin := backbone_origin(self.backbone):
+            origins["backbones"] = {self.backbone: origin}
+        said = {group: names for group, names in origins.items() if names}
+        return write_document(Path(path), KIND, {**made, **content, **({"origins": said} if said else {})})
 
     @classmethod
     def load(cls, path: str | Path) -> Architecture:
@@ -111,7 +116,7 @@ class Architecture:
         where = f"architecture {str(path)!r}"
         made: dict[str, Any] = {key: content.pop(key) for key in ("made_by", "date", "versions") if key in content}
         missing = {"backbone", "slots", "candidates"} - content.keys()
-        unknown = content.keys() - {"origins"} - cls.__dataclass_fields__.keys() | content.keys() & {"made"}
+        unknown = content.keys() - cls.__dataclass_fields__.keys() | content.keys() & {"made"}
         if missing or unknown:
             word, names = ("misses", missing) if missing else ("has the unknown", unknown)
             raise UserError(f"{where} {word} {', '.join(sorted(names))}; export it again")
@@ -119,9 +124,13 @@ class Architecture:
             if name in content and not isinstance(content[name], kinds):
                 expected = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
                 raise UserError(f"{where}: {name} must be {expected}; it is {content[name]!r}")
-        for kind, origin in content.pop("origins", {}).items():
-            if kind not in OPERATORS:
-                raise UserError(f"{where} names the operator {kind!r}, which {origin} adds; install that package")
+        origins = content.get("origins", {})
+        if not all(isinstance(names, dict) for names in origins.values()):
+            raise UserError(f"{where}: origins must map groups to names; it is {origins!r}")
+        for what, group, known in (("operator", "operators", OPERATORS.__contains__), ("backbone", "backbones", is_backbone)):
+            for name, origin in origins.get(group, {}).items():
+                if not known(name):
+                    raise UserError(f"{where} names the {what} {name!r}, which {origin} adds; install that package")
         if not all(isinstance(glob, str) for glob in content.get("pattern", [])):
             raise UserError(f"{where}: pattern must hold globs; it is {content['pattern']!r}")
         try:

@@ -143,7 +143,7 @@ class SearchStrategy:
         raise NotImplementedError
 
 
-STRATEGIES = Registry[type[SearchStrategy]]("strategy", "acmix_nas.strategies")
+STRATEGIES = Registry[type[SearchStrategy]]("strategy", "acmix_nas.strategies", "single_path")
 S = TypeVar("S", bound=type[SearchStrategy])
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from acmix_nas.costs.registry import COSTS
 from acmix_nas.strategies.base import OperatorScores, SearchStrategy, Shortlist, Supernet, check_warmup, register_strategy
 from acmix_nas.util.errors import UserError, one_of
 
@@ -100,7 +101,7 @@ class DARTSSearch(DifferentiableSearch):
 
     Args:
         penalty: weight of the expected cost in the loss of the architecture.
-        cost: which cost the penalty counts, such as "macs", "parameters" or "latency" (measured on the machine at hand).
+        cost: which cost the penalty counts; a latency is measured on the machine at hand.
         darts_order: 1 moves the architecture by the weights as they are; 2 by what they will be after their next step, for
             the price of three more gradients.
         selection: how an operator is judged: "argmax" by its probability; "perturbation" by what the mixture loses without
@@ -112,7 +113,7 @@ class DARTSSearch(DifferentiableSearch):
     """
 
     penalty: float = 0.0
-    cost: str = "macs"
+    cost: str = field(default="macs", metadata={"names": COSTS})
     darts_order: int = 1
     selection: str = "argmax"
 

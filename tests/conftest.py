@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported, and for the processes that tests start: two of pytest's workers with two threads each on two
 # cores wait for each other ten times longer than they compute.
@@ -19,10 +20,12 @@ import acmix_nas.models
 import acmix_nas.research.cued_net  # noqa: F401  both fill timm's registry
 from acmix_nas.costs.registry import COSTS
 from acmix_nas.operators import OPERATORS
-from acmix_nas.util.registry import Registry
+from acmix_nas.strategies.base import STRATEGIES
+from acmix_nas.training.config import DATA, TASKS
+from acmix_nas.util.registry import Registry, load_group
 
 OUTSIDE = Path(__file__).parent / "plugins" / "acmix_outside"
-REGISTRIES: tuple[Registry, ...] = (OPERATORS, COSTS)
+REGISTRIES: tuple[Registry[Any], ...] = (OPERATORS, STRATEGIES, COSTS, TASKS, DATA)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,9 +59,12 @@ def outside(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
         monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*path, *filter(None, [os.environ.get("PYTHONPATH")])]))
     for module in [module for module in sys.modules if module.partition(".")[0] == OUTSIDE.name]:
-        monkeypatch.delitem(sys.modules, module)
+        if module != f"{OUTSIDE.name}.pebble":  # timm forgets no network, and warns of a second one of the same name
+            monkeypatch.delitem(sys.modules, module)
     for registry in REGISTRIES:
         monkeypatch.setattr(registry, "_registered", dict(registry._registered))
-    Registry._declared.cache_clear()
+    for cached in (Registry._declared, load_group):
+        cached.cache_clear()
     yield
-    Registry._declared.cache_clear()
+    for cached in (Registry._declared, load_group):
+        cached.cache_clear()

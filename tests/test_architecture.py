@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,23 @@ def file(architecture: Architecture, tmp_path: Path) -> Path:
 
 def test_reads_what_it_writes(architecture: Architecture, file: Path) -> None:
     assert Architecture.load(file) == architecture
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone_args": {"channels": (8, 8, 16, 16)}, "pattern": ["layer*"], "candidates": tuple(CANDIDATES)},
+        {"heads": {"layer1*": 2, "*": 4}, "budget": {"macs": 10**6, "latency": 3.0}, "seed": None},
+        {"heads": 2, "data": {"image_size": (16, 24), "name": "photos", "root": None}, "metric": {"val_accuracy": 1}},
+        {"backbone": None, "scores": {"layer1.0.conv2": {"conv": float("-inf"), "local": 0.1 + 0.2}}},
+    ],
+)
+def test_equals_what_is_loaded(architecture: Architecture, changes: dict[str, Any], tmp_path: Path) -> None:
+    changed = replace(architecture, **changes)
+    loaded = Architecture.load(changed.save(tmp_path / "architecture.json"))
+    assert loaded == changed
+    assert loaded == replace(changed, made={"date": "another"}, origins={"tasks": {"x": "y 1"}})
+    assert loaded != replace(changed, slots={**SLOTS, "layer4.0.conv2": "local"})
 
 
 def test_says_nothing_of_where_its_own_operators_come_from(file: Path) -> None:
@@ -147,8 +165,10 @@ def changed(file: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "other"}, "it is no architecture file"),
-        ({"version": 2}, "is of version 2; this package reads version 1"),
+        ({"format": "acmix-nas ranking"}, "is of format 'acmix-nas ranking'; it is no architecture file"),
+        ({"format": None}, 'has no line "format": "acmix-nas architecture"; it is no architecture file'),
+        ({"version": True}, "is of version True"),
+        ({"version": 2}, "is of version 2; this package reads versions up to 1"),
         ({"slots": None}, "misses slots"),
         ({"colour": "red"}, "has the unknown colour"),
         ({"slots": {**SLOTS, "layer1.0.conv2": "cnov"}}, "slot 'layer1.0.conv2': operator must be conv.*got 'cnov'"),
@@ -161,8 +181,9 @@ def changed(file: Path, **changes: Any) -> Path:
         ({"probabilities": [1]}, "probabilities must be dict"),
         ({"metric": 5}, "metric must be dict"),
         ({"origins": ["axial"]}, "origins must be dict"),
+        ({"origins": {"axial": "acmix-outside 0.1"}}, "origins must map groups to names"),
         (
-            {"origins": {"axial": "acmix-outside 0.1"}},
+            {"origins": {"operators": {"axial": "acmix-outside 0.1"}}},
             "the operator 'axial', which acmix-outside 0.1 adds; install",
         ),
         ({"slots": {**SLOTS, "layer9.0.conv2": "conv"}}, "unknown slot 'layer9.0.conv2'"),

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from acmix_nas.bias.observation import Observation
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import command_line, write_text
+from acmix_nas.util.files import read_csv, write_csv
 
-__all__ = ["HISTORY", "append_history", "read_history", "write_table"]
+__all__ = ["HISTORY", "append_history", "fields", "read_history"]
 
 HISTORY = "history.csv"
 
 
-def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> Path:
-    """Write a CSV file whose first line says which command made it; None is an empty field."""
-    table = io.StringIO()
-    table.write(f"# made by: {' '.join(command_line().split())}\n")
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in rows)
-    return write_text(path, table.getvalue())
+def fields(row: Sequence[str | float | None]) -> list[str | float | None]:
+    """Return a row as a file has it: six digits of a number, and None for an empty field."""
+    return [f"{value:.6g}" if isinstance(value, float) else value for value in row]
 
 
 def append_history(path: Path, observations: Sequence[Observation]) -> None:
@@ -39,7 +32,7 @@ def append_history(path: Path, observations: Sequence[Observation]) -> None:
         return
     first = min(o.epoch for o in observations)
     kept = [o for o in read_history(path) if o.epoch < first] if path.exists() else []
-    write_table(path, Observation._fields, [*kept, *observations])
+    write_csv(path, "history", Observation._fields, map(fields, [*kept, *observations]))
 
 
 def read_history(path: Path) -> list[Observation]:
@@ -48,26 +41,17 @@ def read_history(path: Path) -> list[Observation]:
     Raises:
         UserError: where there is no such file, or it is not a history.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        raise UserError(f"history: no file {str(path)!r}; expected the {HISTORY} of a run") from None
-    except UnicodeDecodeError:
-        raise UserError(f"history {str(path)!r} must be a CSV file in UTF-8; its bytes are something else") from None
-    comments = 1 if lines and lines[0].startswith("#") else 0  # not for the CSV reader: a command may hold quotes
-    reader = csv.reader(lines[comments:])
-    header = next(reader, [])
+    (_, header), *rows = read_csv(path, "history") or [(0, [])]
     if tuple(header) != Observation._fields:
         expected = ",".join(Observation._fields)
         raise UserError(f"history {str(path)!r} must have the header {expected}; got {','.join(header)!r}")
     observations = []
-    for row in reader:
+    for line, row in rows:
         try:
             epoch, slot, operator, *numbers = row
             probability, alpha, beta = (float(number) if number else None for number in numbers)
             observations.append(Observation(int(epoch), slot, operator, probability, alpha, beta))
         except ValueError:
             expected = "an epoch, a slot, an operator and three numbers or empty fields"
-            line = reader.line_num + comments
             raise UserError(f"history {str(path)!r}, line {line}: expected {expected}; got {','.join(row)!r}") from None
     return observations

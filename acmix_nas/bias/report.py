@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from acmix_nas.bias.figures import figure5, heat_map, probability_figure, save
-from acmix_nas.bias.history import HISTORY, read_history, write_table
+from acmix_nas.bias.history import HISTORY, fields, read_history
 from acmix_nas.bias.observation import Observation, acmix_of, last_epoch, log_ratio, with_probability
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import write_csv
 
 __all__ = ["report"]
 
@@ -46,8 +47,11 @@ def report(runs: Mapping[str, Path], output: Path) -> list[Path]:
     drawn |= {f"probabilities_{run}.png": probability_figure(history) for run, history in searched.items()}
 
     output.mkdir(parents=True, exist_ok=True)
-    rows = [_row(run, o) for run, history in histories.items() for o in last_epoch(history)]
-    return [*(save(figure, output / name) for name, figure in drawn.items()), write_table(output / "bias.csv", COLUMNS, rows)]
+    rows = [fields(_row(run, o)) for run, history in histories.items() for o in last_epoch(history)]
+    return [
+        *(save(figure, output / name) for name, figure in drawn.items()),
+        write_csv(output / "bias.csv", "bias", COLUMNS, rows),
+    ]
 
 
 def _history(folder: Path) -> list[Observation]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import check_format
 from acmix_nas.util.reading import is_mapping
 from acmix_nas.util.settings import Setting, did_you_mean, flat_values
 
@@ -19,7 +20,7 @@ def read_config(file: Path, settings: Mapping[str, Setting], sections: Mapping[s
     """Return the options in a YAML file, by flat name.
 
     A section is a mapping under the name of a dataclass field, as in `recipe: {epochs: 3}`; in it a key may be an option or
-    the field's own name.
+    the field's own name. It may say its format and version, as files do that `--print-config` prints.
 
     Args:
         settings: the options of the command.
@@ -37,6 +38,8 @@ def read_config(file: Path, settings: Mapping[str, Setting], sections: Mapping[s
         raise UserError(f"{where} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise UserError(f"{where} must map options to values, as in lr: 0.1; it holds a {type(content).__name__}")
+    if "format" in content:
+        check_format(content.pop("format"), content.pop("version", None), "config", where)
     places = _places(settings, sections)
     found: dict[str, Any] = {}
     _read(content, (), where, settings, places, found)
@@ -56,7 +59,7 @@ def overlaid(settings: Mapping[str, Setting], file: Mapping[str, Any], typed: Ma
 def written(
     settings: Mapping[str, Setting], own: Mapping[str, Any], instances: Sequence[Any], undecided: Collection[str] = ()
 ) -> str:
-    """Return all options as YAML that `read_config` reads back, in a block for each subject.
+    """Return all options, after the format and the version, as YAML that `read_config` reads back, in a block for each subject.
 
     Args:
         own: values of a command's own options.
@@ -68,7 +71,9 @@ def written(
     for name, value in values.items():
         line = f"{name}: {_line(value)}\n"
         blocks.setdefault(settings[name].panel, []).append(f"# {line}" if name in undecided else line)
-    return "\n".join(f"# {panel}\n{''.join(lines)}" for panel, lines in blocks.items())
+    return "format: acmix-nas config\nversion: 1\n\n" + "\n".join(
+        f"# {panel}\n{''.join(lines)}" for panel, lines in blocks.items()
+    )
 
 
 Places = Mapping[tuple[str, ...], Mapping[str, str]]

@@ -15,7 +15,7 @@ from acmix_nas.cli.search import SHOWN as OF_A_SEARCH
 from acmix_nas.cli.shared import Output, folder_for, out
 from acmix_nas.cli.train import SHOWN as OF_A_TRAINING
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.training.config import DataConfig
+from acmix_nas.training.config import TASKS, DataConfig
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import unused
@@ -111,20 +111,21 @@ def trial_evaluate(
 @command(shown=(*OF_A_TRAINING, "backbone", "backbone_args", "output", "check"))
 def trial_train(
     data: DataConfig, recipe: Recipe, *, backbone: str = "resnet26_acmix",
-    backbone_args: Mapping[str, Any] = {},
+    backbone_args: Mapping[str, Any] = {}, task: Annotated[str, TASKS] = "classification",
     output: Path | None = None, check: Path | None = None,
 ) -> None:  # fmt: skip
     """Train one network from scratch. NNI's parameters are options, such as seed, or else arguments of the backbone.
 
     A parameter whose value is a mapping stands for what is in it, such as a backbone with its own arguments. The folder is
-    that of a retraining. The metric is the accuracy of the validation part; that of the test part is only written down.
+    that of a retraining. The metric is the score of the validation part; that of the test part is only written down.
 
     Args:
         backbone: a name that timm knows.
         backbone_args: more arguments for timm's create_model, as in drop_path_rate=0.1.
+        task: what the network is trained for, a registered name.
         output: folder to write into; by default NNI's, or a new runs/trial-N.
         check: only check the options and this search space (a JSON file), and stop.
     """
     from acmix_nas.nnictl import trial
 
-    trial.train_one(backbone, backbone_args, data, recipe, output, check)
+    trial.train_one(backbone, backbone_args, data, recipe, output, check, task)

@@ -23,9 +23,10 @@ from cyclopts import Group, Parameter
 
 from acmix_nas.cli.config import overlaid, read_config, written
 from acmix_nas.util.reading import accumulates, is_mapping, is_union
+from acmix_nas.util.registry import Registry
 from acmix_nas.util.settings import Setting, replace_flat, settings_of
 
-__all__ = ["Given", "Inherited", "command"]
+__all__ = ["Given", "Inherited", "command", "with_names"]
 
 RUN = "run"
 BASIC = Group("Options", sort_key=1)
@@ -87,7 +88,10 @@ class Plan:
                 for mark in getattr(parameter.annotation, "__metadata__", ()):
                     inherited |= {s.name: mark.source for s in settings_of(kind).values() if s.path[-1] in mark.fields}
             elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-                own[name] = Setting(name, parameter.annotation, (name,), parameter.default, helps.get(name, ""), RUN)
+                marks = getattr(parameter.annotation, "__metadata__", ())
+                names = tuple(known for mark in marks if isinstance(mark, Registry) for known in mark.names())
+                kind = kind if marks else parameter.annotation
+                own[name] = Setting(name, kind, (name,), parameter.default, helps.get(name, ""), RUN, names=names)
             else:
                 positional.append(parameter)
         settings = {**settings_of(*groups.values()), **own}
@@ -188,7 +192,7 @@ def _seen_as(function: Callable[..., None], signature: inspect.Signature) -> Cal
 
 def _text(setting: Setting, source: str | None) -> str:
     """The help of an option: what it is, which variants have it, and its default."""
-    parts = [setting.help]
+    parts = [with_names(setting.help, setting.names)]
     if setting.variants:
         parts.append(f"(of {', '.join(setting.variants)})")
     if source:
@@ -198,6 +202,12 @@ def _text(setting: Setting, source: str | None) -> str:
     elif setting.default not in (None, False, (), "") and setting.default != {}:
         parts.append(f"[default: {_shown(setting.default)}]")
     return " ".join(parts)
+
+
+def with_names(text: str, names: Iterable[str]) -> str:
+    """Return the help of an option that holds a registered name, with the names there are."""
+    listed = ", ".join(names)
+    return f"{text} [{listed}]" if listed else text
 
 
 def _shown(value: Any) -> str:

@@ -7,14 +7,17 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from acmix_nas.cli.options import command
+from acmix_nas.cli.options import command, with_names
 from acmix_nas.cli.shared import Devices, Output, costs_table, folder_for, out, resumable, slots_table
+from acmix_nas.costs.registry import COSTS
 from acmix_nas.searching.config import SearchConfig
 
 SHOWN = (
     "backbone", "backbone_args", "candidates", "strategy", "budget", "finalists", "data", "image_size", "epochs", "seed",
 )  # fmt: skip
 """The options of a search that its help shows first."""
+LIMIT = "limit, as in macs=1.2M, params=300k, latency=3ms; may be given several times"
+SWEPT = "sweep this cost and write the Pareto front"
 
 
 @command(shown=(*SHOWN, "output", "resume"))
@@ -56,16 +59,14 @@ def derive(
     saved: Path,
     /,
     *,
-    budget: Annotated[list[str] | None, Parameter(negative=())] = None,
-    pareto: str | None = None,
+    budget: Annotated[list[str] | None, Parameter(help=with_names(LIMIT, COSTS.names()), negative=())] = None,
+    pareto: Annotated[str | None, Parameter(help=with_names(SWEPT, COSTS.names()))] = None,
     output: Output = None,
 ) -> None:
     """Choose again among the architectures that a search has ranked: under other budgets, or for every budget at once.
 
     Args:
         saved: folder of a search, or its architecture.json.
-        budget: limit, as in macs=1.2M, params=300k, latency=3ms; may be given several times.
-        pareto: sweep this cost, macs, parameters or latency, and write the Pareto front.
     """
     from acmix_nas.costs.budget import parse_budget, show
     from acmix_nas.searching import front as fronts

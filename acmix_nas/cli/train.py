@@ -6,27 +6,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from acmix_nas.cli.options import Given, Inherited, command
+from cyclopts import Parameter
+
+from acmix_nas.cli.options import Given, Inherited, command, with_names
 from acmix_nas.cli.shared import Devices, Saved, folder_for, out, resumable
-from acmix_nas.training.config import DataConfig
+from acmix_nas.training.config import DATA, TASKS, DataConfig
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
 
 SHOWN = ("data", "image_size", "batch_size", "epochs", "lr", "seed")
 """The options of a training that its help shows first."""
+Images = Annotated[
+    str | None,
+    Parameter(help=with_names("other images of the same classes; by default those of the training", DATA.names())),
+]
+TaskName = Annotated[str, Parameter(help=with_names("what the network was trained for, a registered name", TASKS.names()))]
 SEARCHED = Inherited(("name", "root", "data_seed", "image_size", "crop_pct", "mean", "std"), "that of the search, if any")
 
 
 @command(shown=(*SHOWN, "backbone_args", "warm", "weights", "devices", "output", "resume"))
 def retrain(
     architecture: Saved, /, data: Annotated[DataConfig, SEARCHED], recipe: Recipe, devices: Devices, given: Given, *,
-    task: str = "classification", warm: bool = False, weights: Path | None = None, backbone_args: Mapping[str, Any] = {},
+    task: Annotated[str, TASKS] = "classification", warm: bool = False, weights: Path | None = None,
+    backbone_args: Mapping[str, Any] = {},
     output: Path | None = None, resume: bool = False,
 ) -> None:  # fmt: skip
     """Train an architecture, on the images of its search by default. The test part is seen once, at the end.
 
     Args:
-        task: registered name of the task.
+        task: what the network is trained for, a registered name.
         warm: start from the weights of the search instead of from scratch.
         weights: checkpoint to start from with --warm; by default network.pt beside the architecture.
         backbone_args: more arguments for timm's create_model, as in drop_path_rate=0.1.
@@ -56,14 +64,12 @@ def retrain(
     )
 
 
-def evaluate(folder: Path, /, *, part: str = "test", data: str | None = None, task: str = "classification") -> None:
+def evaluate(folder: Path, /, *, part: str = "test", data: Images = None, task: TaskName = "classification") -> None:
     """Measure the score of a retrained network again.
 
     Args:
         folder: folder of a retraining.
         part: test or validation.
-        data: other images of the same classes; by default those of the training.
-        task: registered name of the task.
     """
     from acmix_nas.training.retrain import evaluate as measure
     from acmix_nas.training.retrain import task_for

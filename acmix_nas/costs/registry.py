@@ -1,4 +1,7 @@
-"""What can be counted or measured of an architecture: costs, each under a name, also from other packages."""
+"""What can be counted or measured of an architecture: costs, each under a name, also from other packages.
+
+Nothing here needs PyTorch, so that the command line can list them at once.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 
-from acmix_nas.costs.survey import Survey
 from acmix_nas.util.errors import one_of
 from acmix_nas.util.registry import Registry
+
+if TYPE_CHECKING:
+    from acmix_nas.costs.survey import Survey
 
 __all__ = ["COSTS", "NUMBERS", "Cost", "Entries", "cost_named", "register_cost"]
 
@@ -82,7 +87,7 @@ class Cost(ABC):
         return f"{cls.name} [{cls.unit}]" if cls.unit else cls.name
 
 
-COSTS = Registry[type[Cost]]("cost", "acmix_nas.costs")
+COSTS = Registry[type[Cost]]("cost", "acmix_nas.costs", "macs")
 C = TypeVar("C", bound=type[Cost])
 
 

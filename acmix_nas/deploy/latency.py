@@ -27,11 +27,12 @@ from acmix_nas.operators import kernels
 from acmix_nas.slots.finding import Slot
 from acmix_nas.slots.making import make_operator, put
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import read_json, write_json
+from acmix_nas.util.files import read_document, write_document
 from acmix_nas.util.timing import device_name, device_of, interleaved
 
 __all__ = ["Agreement", "Latency", "check"]
 
+CACHE = "latency cache"
 REPEATS = 40
 WHOLE = 12
 """Networks that are measured whole, for the latency of what is no slot."""
@@ -85,7 +86,7 @@ class Latency(Cost):
                     unknown[key] = (fuse(make_operator(slot, name, device=place), x).network, x)
         if unknown:
             known |= zip(unknown, _typical(_interleaved(list(unknown.values()), self.repeats)), strict=True)
-            write_json(cache_file(), {"milliseconds": {**_cached(), **known}})
+            write_document(cache_file(), CACHE, {"milliseconds": {**_cached(), **known}})
         operators = {slot.name: {name: known[where[slot.name, name]] for name in slot.candidates} for slot in of.slots}
         rest = _rest_key(place, batch, of)
         if rest not in known:
@@ -93,7 +94,7 @@ class Latency(Cost):
             whole = _typical(_whole(of.network, of.slots, choices, of.input_size, batch, place, self.repeats))
             summed = (sum(operators[slot][name] for slot, name in choice.items()) for choice in choices)
             known[rest] = median(ms - known_part for ms, known_part in zip(whole, summed, strict=True))
-            write_json(cache_file(), {"milliseconds": {**_cached(), **known}})
+            write_document(cache_file(), CACHE, {"milliseconds": {**_cached(), **known}})
         return Entries(operators, known[rest])
 
 
@@ -213,7 +214,7 @@ def _conditions(place: torch.device, batch: int) -> str:
 def _cached() -> dict[str, float]:
     """What was measured before; a file that cannot be read is as good as none, and is written anew."""
     try:
-        kept = read_json(cache_file(), "latencies").get("milliseconds", {})
+        kept = read_document(cache_file(), CACHE).get("milliseconds", {})
     except UserError:
         return {}
     return {key: ms for key, ms in kept.items() if isinstance(ms, float)} if isinstance(kept, dict) else {}

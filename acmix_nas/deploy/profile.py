@@ -29,7 +29,7 @@ from acmix_nas.slots.finding import find_slots, places
 from acmix_nas.slots.making import make_operator
 from acmix_nas.util import tables
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import provenance, unused, write_json, write_text
+from acmix_nas.util.files import provenance, unused, write_document, write_text
 from acmix_nas.util.intervals import Quartiles, quartiles
 from acmix_nas.util.timing import allocated_peak, device_name, device_of, interleaved
 
@@ -302,7 +302,7 @@ def report(profiles: Sequence[Profile], folder: str | Path, extra: Extra = None)
     c, made = _conditions(profiles), provenance()
     head = f"Made by `{made['made_by']}` on {c.device}, {c.threads} CPU threads, {made['date']}.\n\n"
     text, content = head + markdown(profiles, extra), {**made, **as_json(profiles), "extra": extra or {}}
-    return [write_text(names[0], text), write_json(names[1], content)]
+    return [write_text(names[0], text), write_document(names[1], "profile", content)]
 
 
 def _conditions(profiles: Sequence[Profile]) -> Conditions:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import read_json
+from acmix_nas.util.files import read_document, read_json
 
 __all__ = ["TrialResult", "find_experiment", "link_for_web_page", "read_results", "table"]
 
@@ -88,7 +88,7 @@ def read_results(experiment: Path) -> list[TrialResult]:
         search = path.parents[2] if len(path.parents) > 2 else path.parent
         if path.parent.parent.name == "race" and (search / "search.json").exists():
             continue  # a finalist's, which is no trial
-        content = read_json(path, "a trial's result")
+        content = read_document(path, "result")
         for field, kind in FIELDS.items():
             if not isinstance(content.get(field), kind) or isinstance(content[field], bool):
                 raise UserError(f"{path} is no trial's result: its {field!r} is {content.get(field)!r}; run that trial again")

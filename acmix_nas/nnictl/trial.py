@@ -26,18 +26,25 @@ from acmix_nas.strategies.base import Supernet
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageData
 from acmix_nas.training.recipe import Recipe
-from acmix_nas.training.retrain import sized, train_architecture
+from acmix_nas.training.retrain import sized, task_for, train_architecture
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import new_folder, read_document, read_json, save_tensors, write_document
 from acmix_nas.util.settings import flat_names, replace_flat
 
 
 class Reporter(pl.Callback):
-    """Sends an epoch's numbers to NNI's page."""
+    """Sends an epoch's numbers to NNI's page.
+
+    Args:
+        metric: what the scores of the task are called.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        default = numbers.get("val_accuracy", numbers.get("train_accuracy"))
+        default = numbers.get(f"val_{self.metric}", numbers.get(f"train_{self.metric}"))
         if default is not None:
             report("intermediate", {"default": default, **{k: v for k, v in numbers.items() if "/" not in k}})
             print(f"epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: " + ", ".join(
@@ -88,7 +95,7 @@ def search_one(config: SearchConfig, output: Path | None, check: Path | None) ->
         return
     folder, parameters = begin(output)
     (config,) = replace_flat(parameters, config)
-    run_search(config, folder, callbacks=[Reporter()], progress=False, resume=True)
+    run_search(config, folder, callbacks=[Reporter(task_for(config.task).metric)], progress=False, resume=True)
     end(folder, parameters, read_document(folder / "result.json", "result"))
 
 
@@ -157,7 +164,7 @@ def shared_supernet(config: SearchConfig, folder: Path) -> tuple[SearchConfig, S
                 raise UserError(f"supernet {str(folder)!r} was trained with other options; give another folder")
         else:
             supernet = make_supernet(config, ImageData(config.data, config.recipe.seed))
-            train_supernet(config, supernet, folder, callbacks=[Reporter()], resume=True)
+            train_supernet(config, supernet, folder, callbacks=[Reporter(supernet.task.metric)], resume=True)
     return load_supernet(folder)
 
 
@@ -168,6 +175,7 @@ def train_one(
     recipe: Recipe,
     output: Path | None,
     check: Path | None,
+    task: str = "classification",
 ) -> None:
     """Train one network from scratch; NNI's parameters are settings, or else arguments of the backbone.
 
@@ -181,6 +189,7 @@ def train_one(
         network = Architecture(given.pop("backbone"), slots={}, candidates=(), backbone_args=given)
         return sized(network, data.image_size), data, how
 
+    aim = task_for(task)
     if check is not None:
         for parameters in corners(read_json(check, "search space")):
             network, data, _ = configured(parameters)
@@ -191,7 +200,9 @@ def train_one(
     folder, parameters = begin(output)
     network, data, how = configured(parameters)
     images = ImageData(data, how.seed)
-    trained = train_architecture(network, images, how, folder, callbacks=[Reporter()], progress=False, resume=True)
+    trained = train_architecture(
+        network, images, how, folder, task=aim, callbacks=[Reporter(aim.metric)], progress=False, resume=True
+    )  # fmt: skip
     counts = count(trained.architecture, images.input_size)
     found = {
         **read_document(folder / "result.json", "result"),

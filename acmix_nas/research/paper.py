@@ -22,7 +22,7 @@ from acmix_nas.nnictl.results import TrialResult, read_results
 from acmix_nas.operators import ACmix, GlobalPath, Operator, Output, PatchwisePath, strided
 from acmix_nas.slots.backbones import open_backbone
 from acmix_nas.util.errors import UserError, one_of
-from acmix_nas.util.files import read_json
+from acmix_nas.util.files import read_document
 from acmix_nas.util.terminal import mean_and_deviation
 
 __all__ = ["TABLES", "figures", "tables", "theory"]
@@ -198,7 +198,7 @@ def ablation(title: str, parameter: str, experiment: Path | None) -> Table:
     for setting, said in paper.items():
         top1, *speed = said if isinstance(said, list) else [said]
         cells = [setting, f"{top1}" + (f" at {speed[0]} images/s" if speed else "")]
-        found = [read_json(result.folder / "result.json", "a trial's result") for result in by_setting.get(setting, [])]
+        found = [read_document(result.folder / "result.json", "result") for result in by_setting.get(setting, [])]
         if found:
             cells += [mean_and_deviation([100 * result["test_accuracy"] for result in found], " %"), str(len(found))]
             cells.append(mean_and_deviation([result["seconds"] for result in found]))

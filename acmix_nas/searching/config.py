@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from acmix_nas.costs.registry import COSTS
 from acmix_nas.strategies.base import STRATEGIES, SearchStrategy
-from acmix_nas.training.config import DataConfig
+from acmix_nas.training.config import TASKS, DataConfig
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import read_document, write_document
+from acmix_nas.util.registry import Registry
 
 __all__ = ["SearchConfig"]
 
@@ -21,6 +23,8 @@ STARTS = ("inherited", "scratch")
 WARM_SHARE = 0.25
 SETTINGS = "search.json"
 CANDIDATES = ("conv", "home", "acmix_home")
+ATTENTIONS = Registry[Any]("operator", "acmix_nas.operators")
+"""Their names alone, for help; `OPERATORS` needs PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,13 @@ class SearchConfig:
     Args:
         backbone: a name that timm knows; None where the backbone is a module of the user's.
         backbone_args: what timm's create_model takes for it.
-        candidates: the operators of every slot; "home" is the attention that stands there, `local` in place of a convolution.
+        candidates: the operators of every slot: "conv", an attention, or an ACmix of one, as "acmix_local"; "home" is the
+            attention that stands there, `local` in place of a convolution.
         slots: globs of module paths that choose the slots.
         heads: of every slot, or globs of slots with numbers; None keeps those of an attention and adapts to the channels of a
             convolution.
         share: what stands on the shared Stage I, "all", "attention" (conv keeps its own kernel) or "none".
-        strategy: the registered name of how finalists are found.
+        strategy: how finalists are found, a registered name.
         method: the strategy with its settings, which are settings of the search, too; made from `strategy` by default.
         budget: limits that the architecture must meet, as in "macs=1.2M", "params=300k", "latency=3ms".
         finalists: so many architectures within the budget are trained, each by itself, and the best is taken; 1 trusts the
@@ -64,13 +69,13 @@ class SearchConfig:
 
     backbone: str | None = "resnet26"
     backbone_args: Mapping[str, Any] = field(default_factory=dict)
-    candidates: Sequence[str] = CANDIDATES
+    candidates: Sequence[str] = field(default=CANDIDATES, metadata={"names": ATTENTIONS})
     slots: Sequence[str] = ("*",)
     heads: int | Mapping[str, int] | None = None
     share: str = "all"
-    strategy: str = "single_path"
+    strategy: str = field(default="single_path", metadata={"names": STRATEGIES})
     method: SearchStrategy = field(default=None, metadata={"variants": STRATEGIES, "by": "strategy"})
-    budget: Sequence[str] = ()
+    budget: Sequence[str] = field(default=(), metadata={"names": COSTS})
     finalists: int = 1
     apart: int = 2
     race_start: str | None = None
@@ -78,7 +83,7 @@ class SearchConfig:
     race_cut: int = 3
     warm_epochs: int = 4
     warm_lr: float | None = None
-    task: str = "classification"
+    task: str = field(default="classification", metadata={"names": TASKS})
     data: DataConfig = field(default_factory=DataConfig)
     recipe: Recipe = field(default_factory=Recipe)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +15,7 @@ from acmix_nas.costs.choose import Scores, best_within
 from acmix_nas.costs.registry import COSTS
 from acmix_nas.costs.table import CostTable
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import unused, write_text
+from acmix_nas.util.files import unused, write_csv
 
 __all__ = ["Point", "front", "front_of", "table_of", "write"]
 
@@ -86,12 +84,8 @@ def write(points: list[Point], measure: str, folder: Path) -> list[Path]:
     """
     files = [folder / "front.csv", folder / "front.png"]
     unused(*files)
-    lines = io.StringIO()
-    writer = csv.writer(lines)
-    writer.writerow(["point", measure, "score", *points[0].choice])
-    for number, point in enumerate(points, start=1):
-        writer.writerow([number, point.cost, point.score, *point.choice.values()])
-    write_text(files[0], lines.getvalue())
+    rows = [[number, point.cost, point.score, *point.choice.values()] for number, point in enumerate(points, start=1)]
+    write_csv(files[0], "front", ["point", measure, "score", *points[0].choice], rows)
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import BiasLogger
+from acmix_nas.costs.registry import COSTS
 from acmix_nas.costs.table import COUNTED, CostTable
 from acmix_nas.search_spaces import HybridSpace
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.strategies.base import Supernet
+from acmix_nas.strategies.base import STRATEGIES, Supernet
+from acmix_nas.training.config import DATA, TASKS
 from acmix_nas.training.data import Data
 from acmix_nas.training.loop import first_process, make_trainer, measure, quiet, recalibrate, running, seed_all, trainer_options
 from acmix_nas.training.module import TrainingModule
@@ -29,6 +31,7 @@ from acmix_nas.training.retrain import data_for, task_for
 from acmix_nas.training.task import Step, Task
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import save_tensors, unused, write_document
+from acmix_nas.util.registry import Registry
 
 __all__ = ["begin", "begun", "costs_of", "describe", "judge", "load_supernet", "make_space", "make_supernet", "train_supernet"]
 
@@ -68,8 +71,18 @@ def describe(config: SearchConfig, data: Data, choice: Mapping[str, str], **foun
     """Return the architecture of a choice in this space; `found` is what the search says of it."""
     return Architecture(
         config.backbone, choice, config.candidates, config.arguments(data.input_size[-1]), config.slots, config.heads,
-        seed=config.recipe.seed, data=data.described, **found,
+        seed=config.recipe.seed, data=data.described, origins=origins_of(config), **found,
     )  # fmt: skip
+
+
+def origins_of(config: SearchConfig) -> dict[str, dict[str, str]]:
+    """Return group → name → distribution, of what a config names and another package registers."""
+    named: dict[str, tuple[Registry[Any], Iterable[str]]] = {
+        "strategies": (STRATEGIES, [config.strategy]), "tasks": (TASKS, [config.task]), "data": (DATA, [config.data.name]),
+        "costs": (COSTS, [*config.limits, *config.method.measures]),
+    }  # fmt: skip
+    found = {group: registry.origins(names) for group, (registry, names) in named.items()}
+    return {group: names for group, names in found.items() if names}
 
 
 class SearchLoaders(pl.LightningDataModule):

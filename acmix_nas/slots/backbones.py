@@ -18,10 +18,11 @@ from acmix_nas.slots.finding import Heads, Slot, find_slots
 from acmix_nas.slots.making import put
 from acmix_nas.slots.names import DEFAULT_CANDIDATES
 from acmix_nas.util.errors import UserError, first_line, one_of
-from acmix_nas.util.registry import load_group
+from acmix_nas.util.registry import is_foreign, load_group, origin_of
 
 __all__ = [
     "as_features",
+    "backbone_origin",
     "is_backbone",
     "load_weights",
     "make_backbone",
@@ -81,6 +82,14 @@ def is_backbone(name: str) -> bool:
     """Return whether timm, with the networks of this package and of its plugins, has a model of this name."""
     load_group("acmix_nas.backbones")
     return timm.is_model(name.split(".")[0])
+
+
+def backbone_origin(name: str | None) -> str | None:
+    """Return the distribution that registered a backbone with timm; None where that is timm or this package, or nobody."""
+    if name is None or not is_backbone(name):
+        return None
+    entry = timm.model_entrypoint(name)
+    return origin_of(entry) if is_foreign(entry, "timm") else None
 
 
 def pretrained_config(backbone: str) -> PretrainedCfg | None:

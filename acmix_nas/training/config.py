@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from acmix_nas.util.errors import UserError, one_of
+from acmix_nas.util.registry import Registry
 
-__all__ = ["DataConfig"]
+if TYPE_CHECKING:
+    from acmix_nas.training.images import Reader
+    from acmix_nas.training.task import Task
 
+__all__ = ["DATA", "TASKS", "DataConfig"]
+
+DATA: Registry[Reader] = Registry("data", "acmix_nas.data", "digits")
+TASKS: Registry[type[Task]] = Registry("task", "acmix_nas.tasks", "classification")
 ERASERS = ("const", "pixel")
 AUGMENTATION = {"panel": "augmentation"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,7 +55,7 @@ class DataConfig:
 
     PANEL: ClassVar[str] = "images"
 
-    name: str = field(default="digits", metadata={"option": "data"})
+    name: str = field(default="digits", metadata={"option": "data", "names": DATA})
     root: str | None = field(default=None, metadata={"option": "data_root"})
     download: bool = False
     data_seed: int = 0

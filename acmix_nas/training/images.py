@@ -16,12 +16,11 @@ from timm.data import create_dataset, create_transform
 from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from acmix_nas.training.config import DataConfig
+from acmix_nas.training.config import DATA, DataConfig
 from acmix_nas.training.data import Data
 from acmix_nas.util.errors import UserError, first_line
-from acmix_nas.util.registry import Registry
 
-__all__ = ["DATA", "ImageData", "ImageSet", "Reader", "Source", "register_data"]
+__all__ = ["ImageData", "ImageSet", "Reader", "Source", "register_data"]
 
 # What a part's folder may be called.
 FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
@@ -64,8 +63,10 @@ class Reader:
     drawn: bool = False
     small: bool = False
 
-
-DATA = Registry[Reader]("data", "acmix_nas.data")
+    @property
+    def __wrapped__(self) -> Callable[[DataConfig], ImageSet]:
+        """Return the function, by which a registry tells where a data set comes from."""
+        return self.read
 
 
 def register_data(

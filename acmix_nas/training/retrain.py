@@ -16,12 +16,12 @@ from torch import nn
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import BiasLogger
 from acmix_nas.slots.backbones import for_size, is_backbone
-from acmix_nas.training.config import DataConfig
+from acmix_nas.training.config import DATA, TASKS, DataConfig
 from acmix_nas.training.data import Data
-from acmix_nas.training.images import DATA, ImageData
+from acmix_nas.training.images import ImageData
 from acmix_nas.training.loop import Fitted, begun, fit, measure, seed_all
 from acmix_nas.training.recipe import Recipe
-from acmix_nas.training.task import TASKS, Evaluation, Task
+from acmix_nas.training.task import Evaluation, Task
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import new_folder
 from acmix_nas.util.settings import flat_names, replace_flat, settings_of
@@ -232,7 +232,10 @@ def data_of(architecture: Architecture, config: DataConfig | None = None, chosen
     if "name" in chosen:
         fields -= {"root", "data_seed"}  # they belong to the name
     elif architecture.data.get("name") not in (None, "digits") and not _readable(str(architecture.data["name"])):
-        raise UserError(f"data must be given: the search ran on {architecture.data['name']!r}, which cannot be read by name")
+        searched = str(architecture.data["name"])
+        origin = architecture.origins.get("data", {}).get(searched)
+        why = f"which {origin} adds; install that package" if origin else "which cannot be read by name"
+        raise UserError(f"data must be given: the search ran on {searched!r}, {why}")
     said = {name: value for name, value in architecture.data.items() if name in fields}
     return dataclasses.replace(config or DataConfig(), **said)
 
@@ -300,7 +303,8 @@ def train_architecture(
     task = task or task_for("classification")
     goes_on = begun(folder, resume)
     arguments = {**architecture.backbone_args, **(backbone_args or {})}
-    architecture = dataclasses.replace(architecture, data=data.described, backbone_args=arguments)
+    origins = {**architecture.origins, "data": DATA.origins([str(data.name)])}
+    architecture = dataclasses.replace(architecture, data=data.described, backbone_args=arguments, origins=origins)
     architecture = sized(architecture, data.input_size[-1])
     file = folder / "architecture.json"
     if file.exists():  # of what goes on, or was refused or interrupted before its first checkpoint

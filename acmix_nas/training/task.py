@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
+from acmix_nas.training.config import TASKS
 from acmix_nas.training.data import Data
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.registry import Registry
 
-__all__ = ["TASKS", "Classification", "Evaluation", "Step", "Task", "register_task"]
+__all__ = ["Classification", "Evaluation", "Step", "Task", "register_task"]
 
 
 class Step(NamedTuple):
@@ -114,7 +114,6 @@ class Task(ABC):
         return [" ".join(f"{value:.3g}" for value in row.flatten().tolist()) for row in outputs]
 
 
-TASKS = Registry[type[Task]]("task", "acmix_nas.tasks")
 T = TypeVar("T", bound=type[Task])
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -15,18 +18,23 @@ from typing import Any
 from acmix_nas.util.errors import UserError
 
 __all__ = [
+    "check_format",
     "command_line",
+    "document",
     "new_folder",
     "provenance",
+    "read_csv",
     "read_document",
     "read_json",
     "save_tensors",
     "unused",
+    "write_csv",
     "write_document",
     "write_json",
     "write_text",
 ]
 
+COMMENT = re.compile(r"# acmix-nas (.+?), version (\d+), made by: ")
 PACKAGES = ("acmix-nas", "nni", "numpy", "pytorch-lightning", "timm", "torch")
 
 
@@ -87,9 +95,14 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
+def document(kind: str, content: Mapping[str, Any], version: int = 1) -> dict[str, Any]:
+    """Return content with its format and version, and which command made it, where it does not say that itself."""
+    return {**provenance(), "format": f"acmix-nas {kind}", "version": version, **content}
+
+
 def write_document(path: Path, kind: str, content: Mapping[str, Any], version: int = 1) -> Path:
-    """Write a JSON file that says its format and version, and which command made it."""
-    return write_json(path, {**provenance(), "format": f"acmix-nas {kind}", "version": version, **content})
+    """Write a `document` as JSON."""
+    return write_json(path, document(kind, content, version))
 
 
 def read_document(path: Path, kind: str, version: int = 1) -> dict[str, Any]:
@@ -99,13 +112,59 @@ def read_document(path: Path, kind: str, version: int = 1) -> dict[str, Any]:
         UserError: where the file is missing, of another format, or of a version that this package does not know.
     """
     content = read_json(path, kind)
-    article = "an" if kind[0] in "aeiou" else "a"
-    if content.pop("format", None) != f"acmix-nas {kind}":
-        raise UserError(f'{kind} {str(path)!r} has no line "format": "acmix-nas {kind}"; it is not {article} {kind} file')
-    found = content.pop("version", None)
-    if found not in range(1, version + 1):
-        raise UserError(f"{kind} {str(path)!r} is of version {found}; this package reads versions up to {version}: update it")
+    check_format(content.pop("format", None), content.pop("version", None), kind, f"{kind} {str(path)!r}", version)
     return content
+
+
+def check_format(found: Any, found_version: Any, kind: str, where: str, version: int = 1) -> None:
+    """Check what a file says of itself.
+
+    Args:
+        found: its format.
+        found_version: its version.
+        kind: what it should be.
+        where: what messages begin with.
+        version: the newest that is known.
+
+    Raises:
+        UserError: where it is of another format, or of a version that is not known.
+    """
+    if found != f"acmix-nas {kind}":
+        says = f"is of format {found!r}" if found else f'has no line "format": "acmix-nas {kind}"'
+        raise UserError(f"{where} {says}; it is no {kind} file: give one that this package wrote")
+    if type(found_version) is not int or found_version not in range(1, version + 1):
+        raise UserError(f"{where} is of version {found_version}; this package reads versions up to {version}: update it")
+
+
+def write_csv(
+    path: Path, kind: str, header: Sequence[str], rows: Iterable[Sequence[str | float | None]], version: int = 1
+) -> Path:  # fmt: skip
+    """Write a CSV file. Its first line, a comment, says its format, its version, and which command made it."""
+    table = io.StringIO()
+    table.write(f"# acmix-nas {kind}, version {version}, made by: {' '.join(command_line().split())}\n")
+    csv.writer(table, lineterminator="\n").writerows([header, *rows])
+    return write_text(path, table.getvalue())
+
+
+def read_csv(path: Path, kind: str, version: int = 1) -> list[tuple[int, list[str]]]:
+    """Return the rows that `write_csv` wrote, the header first, each with the number of its line.
+
+    Raises:
+        UserError: where the file is missing, of another format, or of a version that this package does not know.
+    """
+    try:
+        comment, _, rest = path.read_text(encoding="utf-8").partition("\n")  # the comment is no CSV: it may hold quotes
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise UserError(f"{kind}: no file {str(path)!r}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{kind} {str(path)!r} must be a CSV file in UTF-8; its bytes are something else") from None
+    said = COMMENT.match(comment)
+    where = f"{kind} {str(path)!r}"
+    if said is None:
+        raise UserError(f"{where} does not begin with '# acmix-nas {kind}, version …'; it is no {kind} file")
+    check_format(f"acmix-nas {said[1]}", int(said[2]), kind, where, version)
+    reader = csv.reader(rest.splitlines())
+    return [(reader.line_num + 1, row) for row in reader]
 
 
 def unused(*paths: Path) -> None:

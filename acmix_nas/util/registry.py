@@ -9,10 +9,11 @@ from typing import Any, Generic, TypeVar
 
 from acmix_nas.util.errors import UserError, one_of
 
-__all__ = ["Registry", "load_group"]
+__all__ = ["Registry", "is_foreign", "load_group", "origin_of"]
 
 T = TypeVar("T")
 C = TypeVar("C")
+OURS = __name__.partition(".")[0]
 
 
 @cache
@@ -28,6 +29,7 @@ class Registry(Generic[T]):
     Args:
         what: what the things are called in messages, such as "strategy".
         group: the group of entry points in which packages declare theirs: `name = module:object`.
+        default: the name that stands first wherever names are listed.
 
     Example:
         >>> colours = Registry[str]("colour", "acmix_nas.doctest")
@@ -36,8 +38,8 @@ class Registry(Generic[T]):
         ('#ff0000', ['red'])
     """
 
-    def __init__(self, what: str, group: str) -> None:
-        self.what, self.group = what, group
+    def __init__(self, what: str, group: str, default: str = "") -> None:
+        self.what, self.group, self.default = what, group, default
         self._registered: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[C], C]:
@@ -57,8 +59,8 @@ class Registry(Generic[T]):
         return keep
 
     def names(self) -> list[str]:
-        """Return every name, those of entry points first, without importing any."""
-        return list(dict.fromkeys([*self._declared(), *self._registered]))
+        """Return every name, the default first, then those of entry points, without importing any."""
+        return sorted(dict.fromkeys([*self._declared(), *self._registered]), key=lambda name: name != self.default)
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()
@@ -78,23 +80,35 @@ class Registry(Generic[T]):
 
     def origin(self, name: str) -> str:
         """Return the distribution and its version that a name comes from, or the module where none is installed."""
-        module: str = _identity(self.get(name))[0]
-        root = module.partition(".")[0]
-        distributions = packages_distributions().get(root)
-        return f"{distributions[0]} {version(distributions[0])}" if distributions else module
+        return origin_of(self.get(name))
 
     def origins(self, names: Iterable[str]) -> dict[str, str]:
         """Return name → origin of those among the names that another package registers."""
-        ours = __name__.partition(".")[0]
         known = sorted(set(names) & set(self.names()))
-        return {name: self.origin(name) for name in known if _identity(self.get(name))[0].partition(".")[0] != ours}
+        return {name: self.origin(name) for name in known if is_foreign(self.get(name))}
 
     @cache  # noqa: B019  registries live as long as the program
     def _declared(self) -> dict[str, EntryPoint]:
         return {entry.name: entry for entry in entry_points(group=self.group)}
 
 
+def origin_of(thing: Any) -> str:
+    """Return the distribution and its version that a class or function comes from, or its module where none is installed."""
+    distributions = packages_distributions().get(_root(thing))
+    return f"{distributions[0]} {version(distributions[0])}" if distributions else _identity(thing)[0]
+
+
+def is_foreign(thing: Any, *known: str) -> bool:
+    """Return whether a class or function comes from neither this package nor one of the known ones."""
+    return _root(thing) not in (OURS, *known)
+
+
+def _root(thing: Any) -> str:
+    return _identity(thing)[0].partition(".")[0]
+
+
 def _identity(thing: Any) -> tuple[str, str]:
     """Where a class or function was written; a module that is imported twice is the same."""
+    thing = getattr(thing, "__wrapped__", thing)
     kind = thing if hasattr(thing, "__qualname__") else type(thing)
     return kind.__module__, kind.__qualname__

@@ -6,7 +6,8 @@ The metadata of a field may say:
 - `option`: its flat name, where this is not the field's own name;
 - `panel`: its subject in help, where this is not the class's `PANEL`;
 - `variants` and `by`: the field holds an instance of one of the dataclasses in the registry `variants`; the field named `by`
-  chooses which. An option that several of these dataclasses have is one option.
+  chooses which. An option that several of these dataclasses have is one option;
+- `names`: the registry of which the field holds a name, for help.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Setting:
         panel: its subject.
         variants: the names of the variants that have it; empty where it does not depend on a variant.
         group: the dataclass at the root of the path.
+        names: what is registered for it; empty where it names nothing that is.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Setting:
     panel: str
     variants: tuple[str, ...] = ()
     group: type | None = None
+    names: tuple[str, ...] = ()
 
     def read(self, value: Any, what: str) -> Any:
         """Return a value, which may be a text, as one of this setting's type.
@@ -142,7 +145,9 @@ def _settings(group: type, path: tuple[str, ...] = (), root: type | None = None)
         else:
             default = field.default if field.default_factory is MISSING else field.default_factory()
             text, panel = _help(group).get(field.name, ""), field.metadata.get("panel", getattr(group, "PANEL", "settings"))
-            yield Setting(_name(field), kind, here, default, text, panel, group=root)
+            registry = field.metadata.get("names")
+            names = tuple(registry.names()) if registry else ()
+            yield Setting(_name(field), kind, here, default, text, panel, group=root, names=names)
 
 
 def _variants(field: dataclasses.Field[Any], path: tuple[str, ...], root: type) -> Iterator[Setting]:

@@ -173,7 +173,7 @@ def test_history_is_read_as_it_was_written(tmp_path: Path) -> None:
     for ours, theirs in zip(restored, search(), strict=True):
         assert ours[3:] == tuple(None if value is None else pytest.approx(value) for value in theirs[3:])
     lines = path.read_text().splitlines()
-    assert lines[0].startswith("# made by: ")
+    assert lines[0].startswith("# acmix-nas history, version 1, made by: ")
     assert lines[1] == "epoch,slot,operator,probability,alpha,beta"
     assert lines[2] == "0,layer1.0.conv2,conv,0.5,,"
 
@@ -197,16 +197,21 @@ def test_epochs_that_are_run_again_replace_the_old_ones(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, "no file"),
-        ("", "must have the header epoch,slot"),
-        ("# made by: x\nepoch,slot\n", "must have the header epoch,slot,.* got 'epoch,slot'"),
-        ("# made by: x\nHEADER\n0,a,conv,0.5,,\n1,a,conv,half,,\n", "line 4: expected .* got '1,a,conv,half,,'"),
-        ("# made by: x\nHEADER\n0.5,a,conv,0.5,,\n", "line 3: expected"),
-        ("HEADER\n0,a,conv,0.5\n", "line 2: expected"),
+        ("", "does not begin with '# acmix-nas history, version"),
+        ("HEADER\n0,a,conv,0.5,,\n", "does not begin with '# acmix-nas history, version"),
+        ("# acmix-nas bias, version 1, made by: x\nHEADER\n", "is of format 'acmix-nas bias'; it is no history file"),
+        ("# acmix-nas history, version 2, made by: x\nHEADER\n", "is of version 2; this package reads versions up to 1"),
+        ("COMMENT\n", "must have the header epoch,slot"),
+        ("COMMENT\nepoch,slot\n", "must have the header epoch,slot,.* got 'epoch,slot'"),
+        ("COMMENT\nHEADER\n0,a,conv,0.5,,\n1,a,conv,half,,\n", "line 4: expected .* got '1,a,conv,half,,'"),
+        ("COMMENT\nHEADER\n0.5,a,conv,0.5,,\n", "line 3: expected"),
+        ("COMMENT\nHEADER\n0,a,conv,0.5\n", "line 3: expected"),
     ],
 )
 def test_what_is_no_history_is_refused_in_one_line(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "history.csv"
     if text is not None:
+        text = text.replace("COMMENT", "# acmix-nas history, version 1, made by: x")
         path.write_text(text.replace("HEADER", ",".join(Observation._fields)))
     with pytest.raises(UserError, match=message) as caught:
         read_history(path)
@@ -426,7 +431,7 @@ def test_report_writes_figures_and_table_that_say_where_they_come_from(tmp_path:
         with Image.open(path) as image:
             assert image.info["Description"] == "made by: acmix-nas bias runs"
     comment, *lines = files[-1].read_text().splitlines()
-    assert comment == "# made by: acmix-nas bias runs"
+    assert comment == "# acmix-nas bias, version 1, made by: acmix-nas bias runs"
     rows = list(csv.DictReader(lines))
     assert {(row["run"], row["epoch"]) for row in rows} == {("search", "2"), ("retrained", "2")}
     assert len(rows) == 9 + 2

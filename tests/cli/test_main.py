@@ -20,6 +20,7 @@ from acmix_nas.bias import Observation, append_history
 from acmix_nas.cli.main import COMMANDS, main
 from acmix_nas.research.benchmark import Space, Table
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import write_document
 from acmix_nas.util.terminal import BrokenRun
 
 ROOT = Path(__file__).parents[2]
@@ -306,7 +307,7 @@ def test_bias_of_an_experiment_draws_the_trials_of_each_backbone(call: Call, tmp
         backbone = parameters.get("network", networks[0])["backbone"]  # type: ignore[attr-defined]
         Architecture(backbone, {}, ()).save(folder / "architecture.json")
         about = {"trial": "T", "sequence": sequence, "metric": 0.5, "seconds": 1, "architecture": "architecture.json"}
-        (folder / "result.json").write_text(json.dumps({**about, "parameters": parameters}))
+        write_document(folder / "result.json", "result", {**about, "parameters": parameters})
         if "network" in parameters:
             append_history(folder / "history.csv", [Observation(1, "layers.0.attn", "acmix_window", None, 0.5, 0.25)])
     call("bias", "experiment", "--output", "out", status=0)

@@ -43,6 +43,7 @@ if parameters["x"] == 0.5:
 subprocess.Popen(["sleep", "300"])  # what a trial starts must end with the experiment
 output = pathlib.Path(os.environ["NNI_OUTPUT_DIR"])
 (output / "result.json").write_text(json.dumps({
+    "format": "acmix-nas result", "version": 1,
     "trial": nni.get_trial_id(), "sequence": nni.get_sequence_id(), "parameters": parameters, "metric": parameters["x"],
     "seconds": 0.1, "architecture": "architecture.json", "threads": os.environ["OMP_NUM_THREADS"], "python": sys.executable,
 }))

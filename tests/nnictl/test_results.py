@@ -10,6 +10,7 @@ import pytest
 
 from acmix_nas.nnictl.results import find_experiment, link_for_web_page, read_results
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import write_document
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +27,14 @@ def one_line(error: pytest.ExceptionInfo[UserError]) -> bool:
 
 def result(folder: Path, metric: float, /, **changes: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"trial": folder.name, "sequence": 0, "parameters": {}, "metric": metric, "seconds": 1.5}
-    (folder / "result.json").write_text(json.dumps({**content, "architecture": "architecture.json", **changes}))
+    content = {
+        "trial": folder.name,
+        "sequence": 0,
+        "parameters": {},
+        "metric": metric,
+        "seconds": 1.5,
+    }
+    write_document(folder / "result.json", "result", {**content, "architecture": "architecture.json", **changes})
 
 
 def test_results_come_best_first_and_nan_last(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_it_is_saved_built_fused_and_exported(tmp_path: Path) -> None:
     choice = dict(zip(SLOTS, NAMES, strict=False))
     architecture = Architecture(RESNET["backbone"], choice, NAMES, arguments, (RESNET["slots"],))
     file = architecture.save(tmp_path / "architecture.json")
-    assert json.loads(file.read_text())["origins"] == {"axial": "acmix-outside 0.1"}
+    assert json.loads(file.read_text())["origins"] == {"operators": {"axial": "acmix-outside 0.1"}}
     assert Architecture.load(file) == architecture
     network = train_briefly(build(file))
     fusion = fuse(network, images(), repeats=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -163,7 +162,7 @@ def shortly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             torch.save(build(found).state_dict(), trial / "network.pt")
             append_history(trial / "history.csv", [Observation(1, "blocks.3.slot", "acmix_global", 0.7, 0.5, 0.25)])
             about = {"trial": "abc", "sequence": 0, "parameters": {}, "metric": 0.5, "seconds": 1}
-            (trial / "result.json").write_text(json.dumps({**about, "architecture": "architecture.json"}))
+            write_document(trial / "result.json", "result", {**about, "architecture": "architecture.json"})
             return trial.parents[3]
 
         monkeypatch.setattr(Now, "left_out", left_out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import nn
 from acmix_nas.operators import ACmix, GlobalPath, LocalAttention, Operator, Output, Projection, WindowPath
 from acmix_nas.research.paper import STAGED, Staged, executed, figures, parameters, summed, tables, theory
 from acmix_nas.util.errors import UserError
+from acmix_nas.util.files import write_document
 
 
 def text(name: str, experiment: Path | None = None) -> str:
@@ -67,10 +67,10 @@ def trial(folder: Path, number: int, accuracy: float, **parameters: Any) -> Path
     """What a trial leaves behind."""
     folder = folder / f"trial{number}"
     folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({
+    write_document(folder / "result.json", "result", {
         "trial": str(number), "sequence": number, "parameters": parameters, "metric": accuracy, "seconds": 10.0 + number,
         "architecture": "architecture.json", "test_accuracy": accuracy,
-    }))  # fmt: skip
+    })  # fmt: skip
     return folder
 
 

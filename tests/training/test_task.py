@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from acmix_nas.training.config import TASKS
 from acmix_nas.training.data import Data
 from acmix_nas.training.recipe import Recipe
-from acmix_nas.training.task import TASKS, Classification, Evaluation, Task
+from acmix_nas.training.task import Classification, Evaluation, Task
 from acmix_nas.util.errors import UserError
 from tests.small import tiny
 

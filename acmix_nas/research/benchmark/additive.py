@@ -12,7 +12,7 @@ from rich.table import Table as Screen
 from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.latency import Agreement, check
 from acmix_nas.research.benchmark.spaces import Space
-from acmix_nas.util.files import provenance, unused, write_json, write_text
+from acmix_nas.util.files import provenance, unused, write_document, write_text
 from acmix_nas.util.tables import markdown, screen
 from acmix_nas.util.timing import device_name, device_of
 
@@ -49,7 +49,7 @@ def additive(space: Space, folder: Path, number: int = 30, device: str | None = 
     made = provenance()
     costs = {slot: {name: values["latency"] for name, values in row.items()} for slot, row in table.costs.items()}
     about = {"space": space.name, "device": device_name(device_of(device)), "threads": torch.get_num_threads(), "batch": 1}
-    write_json(files[0], {**made, **about, **found._asdict(), "operators": costs, "rest": table.rest["latency"]})
+    write_document(files[0], "latency", {**made, **about, **found._asdict(), "operators": costs, "rest": table.rest["latency"]})
     write_text(files[1], f"<!-- {made['made_by']}, {made['date']} -->\n\n{said}\n\n{markdown(head, body)}\n")
     _draw(found, files[2])
     return found, screen(head, body, said)

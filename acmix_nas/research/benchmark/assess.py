@@ -23,7 +23,7 @@ from acmix_nas.searching.config import SearchConfig
 from acmix_nas.strategies.base import STRATEGIES
 from acmix_nas.training.images import ImageData
 from acmix_nas.util.errors import UserError, one_of
-from acmix_nas.util.files import provenance, read_json, write_json, write_text
+from acmix_nas.util.files import provenance, read_document, write_document, write_text
 from acmix_nas.util.intervals import Interval, bootstrap
 from acmix_nas.util.tables import markdown, screen
 from acmix_nas.util.terminal import console
@@ -205,7 +205,7 @@ def assess(
     of = {"space": table.space.name, "settings": table.space.settings}
     outcomes: dict[tuple[str, int], Outcome] = {}
     if path.exists():
-        content = read_json(path, "assessment")
+        content = read_document(path, "assessment")
         searched = {one["strategy"] for one in content["outcomes"]}
         begun = {name: shape for name, shape in content.get("searches", {}).items() if name in searched}
         other = any(begun.get(name, shape) != shape for name, shape in searches.items())
@@ -217,7 +217,8 @@ def assess(
     missing = [one for one in asked if one not in outcomes or len(outcomes[one].warm) < warm]
     for outcome in each(search, [(table, *one, warm) for one in missing], workers):
         outcomes[outcome.strategy, outcome.seed] = outcome
-        write_json(path, {**provenance(), **of, "searches": searches, "outcomes": [asdict(one) for one in outcomes.values()]})
+        content = {**of, "searches": searches, "outcomes": [asdict(one) for one in outcomes.values()]}
+        write_document(path, "assessment", content)
         console.print(f"{outcome.strategy}, seed {outcome.seed}: {outcome.seconds:.0f} s")
     return [outcomes[one] for one in asked]
 

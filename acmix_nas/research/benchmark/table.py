@@ -24,14 +24,12 @@ from acmix_nas.strategies.sampled import SinglePathSearch
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError, one_of
-from acmix_nas.util.files import provenance, read_json, write_text
+from acmix_nas.util.files import document, provenance, read_document, write_text
 from acmix_nas.util.intervals import Interval, bootstrap
 from acmix_nas.util.timing import device_name
 
 __all__ = ["Latencies", "Run", "Table", "kendall", "shipped"]
 
-FORMAT = "acmix-nas benchmark"
-VERSION = 1
 PARTS = ("validation", "test")
 
 
@@ -259,11 +257,11 @@ class Table:
             "num_classes": space.num_classes,
             "budget": dict(space.budget),
         }
-        head = {
-            "made": list(self.made), "format": FORMAT, "version": VERSION, "space": config,
+        head = document("table", {
+            "made": list(self.made), "space": config,
             "slots": [slot.name for slot in space.slots],
             "costs": {" ".join(choice): self.cost(choice) for choice in self.choices},
-        }  # fmt: skip
+        })  # fmt: skip
         if self.latencies is not None:
             head["latencies"] = asdict(self.latencies)
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
@@ -277,9 +275,7 @@ class Table:
         Raises:
             UserError: where there is none, or it is of another format or version.
         """
-        content = read_json(path, "table")
-        if content.get("format") != FORMAT or content.get("version") != VERSION:
-            raise UserError(f"table {str(path)!r} must be an {FORMAT!r} of version {VERSION}; tabulate again")
+        content = read_document(path, "table")
         try:
             said = content["space"]
             settings = said["settings"]

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from acmix_nas.research.speed.cases import MEMORY, Bound, Comparison, Ratio
 from acmix_nas.research.speed.stats import Estimate, ratio, ratio_of_numbers
-from acmix_nas.util.files import write_json, write_text
+from acmix_nas.util.files import write_document, write_text
 from acmix_nas.util.intervals import LEVEL, quartiles
 from acmix_nas.util.tables import markdown
 
@@ -136,7 +136,7 @@ class Report:
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write bench-<what>.json and bench-<what>.md."""
         numbers, text = files(folder, self.what)
-        return write_json(numbers, self.as_json()), write_text(text, self.markdown())
+        return write_document(numbers, "benchmark", self.as_json()), write_text(text, self.markdown())
 
 
 def files(folder: Path, what: str) -> tuple[Path, Path]:

@@ -131,7 +131,7 @@ def test_a_table_is_read_only_as_that_of_its_own_space() -> None:
 
 def test_another_file_is_no_table(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(UserError, match="tabulate again"):
+    with pytest.raises(UserError, match="it is no table file: give one that this package wrote"):
         Table.load(tmp_path / "x.json")
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from acmix_nas.costs.registry import Cost, Entries, register_cost
+from acmix_nas import Cost, register_cost
+from acmix_nas.costs.registry import Entries
 from acmix_nas.costs.survey import Survey
 
 
