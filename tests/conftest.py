@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported, and for the processes that tests start: two of pytest's workers with two threads each on two
 # cores wait for each other ten times longer than they compute.
@@ -22,7 +23,7 @@ from acmix_nas.operators import OPERATORS
 from acmix_nas.util.registry import Registry
 
 OUTSIDE = Path(__file__).parent / "plugins" / "acmix_outside"
-REGISTRIES: tuple[Registry, ...] = (OPERATORS, COSTS)
+REGISTRIES: tuple[Registry[Any], ...] = (OPERATORS, COSTS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -191,7 +191,8 @@ def peak_memory(network: nn.Module, images: Tensor) -> int:
     if images.device.type != "cuda":
         with torch.no_grad(), TensorMemory([images, *network.parameters(), *network.buffers()]) as memory:
             network(images)
-        return memory.peak
+        peak: int = memory.peak
+        return peak
     with torch.inference_mode():
         return allocated_peak(partial(network, images), images.device)
 
@@ -203,7 +204,7 @@ class TensorMemory(TorchDispatchMode):
     """
 
     def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch leaves it without types
         self.alive = {tensor.untyped_storage().data_ptr() for tensor in known}
         self.bytes = self.peak = 0
 

@@ -80,7 +80,7 @@ def test_behind_a_batch_norm_only_running_statistics_say_what_the_sampled_candid
     run = kind.forward
 
     def watched(slot: MixedSlot, x: torch.Tensor) -> torch.Tensor:
-        out = run(slot, x)
+        out: torch.Tensor = run(slot, x)
         if not next(slot.candidates.parameters()).requires_grad:
             value = out.detach().flatten()
             out.register_hook(lambda g: cosines.append(float(torch.cosine_similarity(g.flatten(), value, dim=0).abs())))

@@ -104,7 +104,7 @@ def test_new_statistics_are_those_of_the_training_images() -> None:
     stem = ranker.network.get_submodule("stem")
     assert isinstance(stem, nn.Sequential)
     seen = stem[0](calibration)
-    assert torch.allclose(stem[1].running_mean, seen.mean(dim=(0, 2, 3)), atol=1e-5)
+    assert torch.allclose(stem.get_buffer("1.running_mean"), seen.mean(dim=(0, 2, 3)), atol=1e-5)
 
 
 def test_the_supernet_stays_as_it_was() -> None:
