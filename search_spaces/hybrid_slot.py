@@ -85,7 +85,8 @@ class SupernetSlot(BaseSuperNetModule):
 
     @property
     def label(self) -> str:
-        return self.choice.label
+        label: str = self.choice.label
+        return label
 
     def freeze(self, sample: Sample) -> nn.Module:
         """The chosen operator, with a copy of the weights."""
@@ -128,7 +129,8 @@ class MixedSlot(SupernetSlot):
         return isinstance(module, cls)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.candidates(x, self._softmax(self._arch_alpha))
+        out: Tensor = self.candidates(x, self._softmax(self._arch_alpha))
+        return out
 
     def probabilities(self) -> Tensor:
         """(candidates,): the live softmax, without Gumbel noise, with a gradient."""
@@ -242,5 +244,6 @@ class SampledSlot(SupernetSlot):
             raise RuntimeError(f"resample() must be called before the forward of slot {self.label!r}")
         if self.averaging and self.training:
             number = len(self.candidates.names)
-            return self.candidates(x, x.new_full((number,), 1 / number))
+            out: Tensor = self.candidates(x, x.new_full((number,), 1 / number))
+            return out
         return self.candidates.outputs(x, [self._sampled])[self._sampled]

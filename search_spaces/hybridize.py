@@ -45,7 +45,8 @@ class HybridSpace(ModelSpace):
             put(self.backbone, slot.name, HybridSlot(slot, share, self.backbone.get_submodule(slot.name)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.backbone(x)
+        out: Tensor = self.backbone(x)
+        return out
 
     def inherit(self, choice: Mapping[str, str]) -> nn.Module:
         """Return the network of a choice with the weights of the space, sharing none of them with it.

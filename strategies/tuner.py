@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["EvolutionTuner"]
 
 Feasible = Callable[[Mapping[str, str]], bool]
+Make = Callable[[Mapping[str, Sequence[str]], Feasible | None], RegularizedEvolution]
 
 
 class EvolutionTuner(Tuner):
@@ -61,9 +62,9 @@ class EvolutionTuner(Tuner):
         super().__init__()
         if budget and (feasible is not None or not isinstance((network or {}).get("backbone"), str)):
             raise UserError(f"budget needs network, such as {{backbone: resnet26}}, and no feasible; got network={network!r}")
-        self.make = lambda candidates, allowed: RegularizedEvolution(candidates, allowed, population, tournament, seed)
+        self.make: Make = lambda candidates, allowed: RegularizedEvolution(candidates, allowed, population, tournament, seed)
         self.make({}, feasible)  # mistakes show where they are made
-        self.allowed = lambda candidates: (
+        self.allowed: Callable[[Mapping[str, Sequence[str]]], Feasible | None] = lambda candidates: (
             feasible_under(budget, candidates, network or {}, image_size, heads) if budget else feasible
         )
         self.evolution: RegularizedEvolution | None = None

@@ -27,8 +27,7 @@ from acmix_nas.cli.main import main
 from acmix_nas.costs.registry import COSTS
 from acmix_nas.operators import OPERATORS
 from acmix_nas.strategies.base import STRATEGIES
-from acmix_nas.training.images import DATA
-from acmix_nas.training.task import TASKS
+from acmix_nas.training.config import DATA, TASKS
 from acmix_nas.util.registry import Registry
 from tests.small import PATIENCE
 

@@ -9,6 +9,7 @@ Letters: B batch, C channels, N heads, D = C / N, H and W height and width, K wi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ def project_reduced(
     x: Tensor, q: nn.Conv2d, reduce: nn.Conv2d, norm: nn.LayerNorm, kv: nn.Conv2d, reduction: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """PVT's Stage I, R×R pixels after R×R pixels: q, and the cells' k and v at every pixel, each (B, C, H, W)."""
+    assert q.bias is not None
+    assert reduce.bias is not None
+    assert kv.bias is not None
     queries = torch.einsum("oi,bihw->bohw", q.weight.flatten(1), x) + q.bias[:, None, None]
     rows = []
     for i in range(0, x.shape[2], reduction):
@@ -60,7 +64,7 @@ def encode(height: int, width: int, weight: Tensor, bias: Tensor) -> Tensor:
 def pad_index(size: int, radius: int, border: str) -> tuple[Tensor, Tensor]:
     """The index of each position of a padded axis, and whether the position lies inside."""
     inside = np.pad(np.ones(size, dtype=bool), radius)
-    mode = "reflect" if border == "reflect" and size > 1 else "edge"
+    mode: Literal["reflect", "edge"] = "reflect" if border == "reflect" and size > 1 else "edge"
     index = np.pad(np.arange(size), radius, mode=mode)
     return torch.from_numpy(index), torch.from_numpy(inside)
 
@@ -161,7 +165,7 @@ def _attend_among(
         ]  # fmt: skip
         logits = logits + torch.stack(bias).unflatten(0, (len(pixels), -1)).permute(2, 0, 1)
     weights = logits.masked_fill(~together, float("-inf")).softmax(dim=-1)
-    out = torch.einsum("bnij,bndj->bndi", weights, v.flatten(3)).unflatten(3, (height, width))
+    out: Tensor = torch.einsum("bnij,bndj->bndi", weights, v.flatten(3)).unflatten(3, (height, width))
     return out.flatten(1, 2)[..., ::stride, ::stride]
 
 
@@ -223,7 +227,8 @@ def patchwise_attention(
 def published_convolution(maps: Tensor, fc: nn.Conv2d, dep_conv: nn.Conv2d) -> Tensor:
     """Equations 7 and 8 of the 3N maps (B, 3N, D, H, W): output channel d · N + n. Returns (B, C, Ho, Wo)."""
     light = [fc(maps[:, :, d]) for d in range(maps.shape[2])]  # D times (B, 9, H, W)
-    return dep_conv(torch.cat(light, dim=1))
+    out: Tensor = dep_conv(torch.cat(light, dim=1))
+    return out
 
 
 class PublishedWindowACmix(nn.Module):
@@ -266,7 +271,8 @@ class PublishedWindowACmix(nn.Module):
                 number += 1
         maps = qkv.flatten(3, 4).permute(0, 3, 4, 1, 2)  # (B, 3N, D, H, W)
         convolution = published_convolution(maps, self.fc, self.dep_conv).permute(0, 2, 3, 1)
-        return self.rate1 * self.proj(attention) + self.rate2 * convolution
+        projected: Tensor = self.proj(attention)
+        return self.rate1 * projected + self.rate2 * convolution
 
 
 class PublishedSwinBlock(nn.Module):
@@ -302,13 +308,15 @@ class PublishedSwinBlock(nn.Module):
     def mix(self, x: Tensor) -> Tensor:
         """ACmix of the map, rolled first and back at the end."""
         if not self.shift:
-            return self.attn(x, None)
-        rolled = self.attn(x.roll((-self.shift, -self.shift), dims=(1, 2)), self.attn_mask)
+            out: Tensor = self.attn(x, None)
+            return out
+        rolled: Tensor = self.attn(x.roll((-self.shift, -self.shift), dims=(1, 2)), self.attn_mask)
         return rolled.roll((self.shift, self.shift), dims=(1, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.mix(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        hidden: Tensor = self.mlp(self.norm2(x))
+        return x + hidden
 
 
 class PublishedMerging(nn.Module):
@@ -321,7 +329,8 @@ class PublishedMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         quarters = [x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]]
-        return self.reduction(self.norm(torch.cat(quarters, dim=-1)))
+        out: Tensor = self.reduction(self.norm(torch.cat(quarters, dim=-1)))
+        return out
 
 
 class PublishedSwinStage(nn.Module):
@@ -340,6 +349,19 @@ class PublishedSwinStage(nn.Module):
         return x if self.downsample is None else self.downsample(x)
 
 
+class PublishedPatches(nn.Module):
+    """(B, 3, H, W) → (B, H/4, W/4, C)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, channels, 4, stride=4)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return out
+
+
 class PublishedSwin(nn.Module):
     """Swin-ACmix (Table 12) for one size of image, (B, 3, H, W) → (B, classes); by default Swin-ACmix-T."""
 
@@ -348,9 +370,7 @@ class PublishedSwin(nn.Module):
         heads: Sequence[int] = (3, 6, 12, 24), window: int = 7, classes: int = 1000,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(3, channels, 4, stride=4)
-        self.patch_embed.norm = nn.LayerNorm(channels)
+        self.patch_embed = PublishedPatches(channels)
         self.layers = nn.ModuleList()
         for stage, (depth, number) in enumerate(zip(depths, heads, strict=True)):
             height, width = (side // 4 // 2**stage for side in size)
@@ -360,10 +380,11 @@ class PublishedSwin(nn.Module):
         self.head = nn.Linear(self.norm.normalized_shape[0], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.patch_embed.norm(self.patch_embed.proj(x).permute(0, 2, 3, 1))  # (B, H/4, W/4, C)
+        x = self.patch_embed(x)  # (B, H/4, W/4, C)
         for stage in self.layers:
             x = stage(x)
-        return self.head(self.norm(x).mean(dim=(1, 2)))
+        out: Tensor = self.head(self.norm(x).mean(dim=(1, 2)))
+        return out
 
 
 class PublishedLocalACmix(nn.Module):
@@ -423,7 +444,7 @@ class PublishedBottleneck(nn.Module):
             )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.bn1(self.conv1(x)).relu()
+        out: Tensor = self.bn1(self.conv1(x)).relu()
         out = self.bn2(self.conv2(out)).relu()
         out = self.bn3(self.conv3(out))
         return (out + (x if self.downsample is None else self.downsample(x))).relu()
@@ -449,5 +470,7 @@ class PublishedResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.max_pool2d(self.bn1(self.conv1(x)).relu(), 3, stride=2, padding=1)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean(dim=(2, 3)))
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
+        out: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return out

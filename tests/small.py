@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import torch
 from torch import nn
@@ -20,6 +20,34 @@ PATIENCE = 3600.0
 SLOTS = ["layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"]
 SEVEN = ["conv", "local", "window", "global", "acmix_local", "acmix_window", "acmix_global"]
 EVERY = [*SEVEN, "patchwise", "acmix_patchwise", "local_k3", "acmix_window_k5", "global_r2"]
+
+
+Kind = TypeVar("Kind")
+
+
+class Tolerance(TypedDict):
+    """How far two tensors may lie apart: arguments of `torch.testing.assert_close`."""
+
+    atol: float
+    rtol: float
+
+
+def about(name: str) -> Callable[[str], str]:
+    """Return what puts the name before the message of `torch.testing.assert_close`."""
+    return lambda text: f"{name}: {text}"
+
+
+def part(module: nn.Module, name: str, kind: type[Kind]) -> Kind:
+    """Return the submodule of this name, which must be of this kind."""
+    found = module.get_submodule(name)
+    assert isinstance(found, kind)
+    return found
+
+
+def known(value: Kind | None) -> Kind:
+    """Return a value that must be there, such as the bias of a layer or a gradient."""
+    assert value is not None
+    return value
 
 
 def at(slot: Slot, candidates: Sequence[str]) -> Slot:
@@ -57,7 +85,9 @@ class Tiny(nn.Sequential):
         self.alpha = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.alpha * super().forward(x)
+        for layer in self:
+            x = layer(x)
+        return self.alpha * x
 
 
 def tiny() -> Tiny:

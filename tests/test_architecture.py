@@ -89,7 +89,7 @@ def test_weights_come_back(file: Path, tmp_path: Path) -> None:
 
 def test_weights_that_are_overwritten_are_not_fetched(tmp_path: Path) -> None:
     """timm refuses `pretrained` where there are no published weights."""
-    arguments = {"channels": [8, 8, 16, 16]}
+    arguments: dict[str, Any] = {"channels": [8, 8, 16, 16]}
     torch.save(timm.create_model("resnet26_acmix", **arguments).state_dict(), tmp_path / "n.pt")
     architecture = Architecture("resnet26_acmix", {}, (), {**arguments, "pretrained": True})
     build(architecture, weights=tmp_path / "n.pt")
@@ -120,12 +120,12 @@ def test_timm_takes_features_of_it(backbone: str, tmp_path: Path) -> None:
     found = find_slots(timm.create_model(backbone, num_classes=2))
     slots = {slot.name: CANDIDATES[i % 3] for i, slot in enumerate(found)}
     file = Architecture(backbone, slots, CANDIDATES).save(tmp_path / "a.json")
-    network = build(file, num_classes=2).eval()
+    network: Any = build(file, num_classes=2).eval()
     torch.save(network.state_dict(), tmp_path / "n.pt")
-    features = timm.create_model(
+    features: Any = timm.create_model(
         "acmix_nas", architecture=file, num_classes=2, weights=tmp_path / "n.pt", features_only=True, out_indices=(1, 2)
     ).eval()  # fmt: skip
-    plain = timm.create_model(backbone, features_only=True, out_indices=(1, 2))
+    plain: Any = timm.create_model(backbone, features_only=True, out_indices=(1, 2))
     assert features.feature_info.channels() == plain.feature_info.channels()
     assert features.feature_info.reduction() == plain.feature_info.reduction()
     x = images(1, 64)

@@ -7,6 +7,7 @@ import doctest
 import inspect
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,13 +15,12 @@ import acmix_nas
 from acmix_nas.costs.registry import COSTS
 from acmix_nas.operators import OPERATORS
 from acmix_nas.strategies.base import STRATEGIES
-from acmix_nas.training.images import DATA
-from acmix_nas.training.task import TASKS
+from acmix_nas.training.config import DATA, TASKS
 from acmix_nas.util.registry import Registry
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"acmix_nas": "acmix_nas", "search_spaces": "acmix_nas.search_spaces", "strategies": "acmix_nas.strategies"}
-REGISTRIES: tuple[Registry, ...] = (COSTS, DATA, OPERATORS, STRATEGIES, TASKS)
+REGISTRIES: tuple[Registry[Any], ...] = (COSTS, DATA, OPERATORS, STRATEGIES, TASKS)
 NAMES = sorted(set(acmix_nas.__all__) - {"__version__"})
 # What a docstring begins with: a verb in the imperative.
 VERBS = {

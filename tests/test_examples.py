@@ -13,6 +13,11 @@ NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 CELL = 1800
 """Seconds that one cell may take on a busy machine."""
 
+
+def read(file: Path) -> nbformat.NotebookNode:
+    return nbformat.read(file, as_version=4)  # type: ignore[no-untyped-call]  the library has no types
+
+
 every_notebook = pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
 
 
@@ -22,7 +27,7 @@ def test_there_are_four() -> None:
 
 @every_notebook
 def test_outputs_are_not_kept(file: Path) -> None:
-    for cell in nbformat.read(file, as_version=4).cells:
+    for cell in read(file).cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
 
@@ -30,6 +35,6 @@ def test_outputs_are_not_kept(file: Path) -> None:
 @pytest.mark.slow
 @every_notebook
 def test_it_runs(file: Path, tmp_path: Path) -> None:
-    notebook = nbformat.read(file, as_version=4)
+    notebook = read(file)
     NotebookClient(notebook, timeout=CELL, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert any(cell.get("outputs") for cell in notebook.cells)

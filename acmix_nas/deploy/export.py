@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from acmix_nas.deploy.profile import full_size
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import provenance, unused
 from acmix_nas.util.terminal import BrokenRun
@@ -26,7 +27,7 @@ class ParityError(BrokenRun):
 
 
 def export_onnx(
-    network: nn.Module, path: str | Path, input_size: Sequence[int], *,
+    network: nn.Module, path: str | Path, input_size: int | Sequence[int], *,
     batch: int | None = None, opset: int = 18, tolerance: float = 1e-4,
 ) -> float:  # fmt: skip
     """Write a network as one self-contained .onnx file, in evaluation mode, and compare it with PyTorch.
@@ -36,7 +37,8 @@ def export_onnx(
     Args:
         network: from images to one tensor; it is not changed.
         path: a file that does not exist yet; it appears only once it agrees with PyTorch.
-        input_size: (channels, height, width) of an image; the file takes no other.
+        input_size: (channels, height, width) of an image, or the side of a square image of three channels; the file takes no
+            other.
         batch: B; None for any, or for 1 with a warning where the network cannot be exported for any.
         opset: of ONNX. 18 is what torch's exporter is written in, and onnxruntime reads since 1.14.
         tolerance: of the largest difference.
@@ -59,7 +61,7 @@ def export_onnx(
     except ImportError as error:
         raise UserError(f"export to ONNX needs {error.name}, which is not installed; pip install 'acmix-nas[onnx]'") from None
     with _new_file(Path(path)) as temporary:
-        network, program, batches = _trace(network, input_size, batch)
+        network, program, batches = _trace(network, full_size(input_size), batch)
         exported = torch.onnx.export(
             program, (), dynamo=True, input_names=["images"], output_names=["logits"], opset_version=opset, verbose=False,
             dynamic_shapes=({0: "batch"},) if len(batches) > 1 else None,  # only names what the program has
@@ -77,21 +79,21 @@ def export_onnx(
         session = onnxruntime.InferenceSession(temporary, options, providers=["CPUExecutionProvider"])
         return _check_parity(
             network, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
-            input_size, batches, tolerance,
+            full_size(input_size), batches, tolerance,
         )  # fmt: skip
 
 
 def export_program(
-    network: nn.Module, path: str | Path, input_size: Sequence[int], *, batch: int | None = None, tolerance: float = 1e-4
+    network: nn.Module, path: str | Path, input_size: int | Sequence[int], *, batch: int | None = None, tolerance: float = 1e-4
 ) -> float:  # fmt: skip
     """Write a network as a .pt2 file, which `torch.export.load(path).module()` runs without this package.
 
     `provenance.json` inside it says which command made it. Arguments, result and errors as of `export_onnx`.
     """
     with _new_file(Path(path)) as temporary:
-        network, program, batches = _trace(network, input_size, batch)
+        network, program, batches = _trace(network, full_size(input_size), batch)
         torch.export.save(program, temporary, extra_files={"provenance.json": _text(provenance())})
-        return _check_parity(network, torch.export.load(temporary).module(), input_size, batches, tolerance)
+        return _check_parity(network, torch.export.load(temporary).module(), full_size(input_size), batches, tolerance)
 
 
 @contextmanager

@@ -215,7 +215,8 @@ class PackedConv2d(nn.Conv2d):
             reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
             self._packed = reorder(weight.to_mkldnn(), *geometry, list(input.shape))
             self._version = version
-        return torch.ops.mkldnn._convolution_pointwise(input, self._packed, self.bias, *geometry, "none", [], "")
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(input, self._packed, self.bias, *geometry, "none", [], "")
+        return out
 
 
 class FusedOperator(nn.Module):
@@ -317,7 +318,8 @@ class FusedOperator(nn.Module):
             maps = maps.unflatten(1, (self.maps, self.head_dim))  # (B, 3N, D, H, W)
             light = maps.transpose(1, 2) if self.fc is None else torch.einsum("bmdhw,tm->bdthw", maps, self.fc)
             source = light.flatten(1, 2)
-        return self.convolution(source)
+        out: Tensor = self.convolution(source)
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -363,7 +365,7 @@ class PointwiseLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, C, rows, 1), channels_last
-        out = self.conv(rows)
+        out: Tensor = self.conv(rows)
         return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 

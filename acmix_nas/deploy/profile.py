@@ -64,14 +64,14 @@ class Counts:
 
 
 def count(
-    architecture: Architecture, input_size: Sequence[int], num_classes: int | None = None, backbone: nn.Module | None = None
+    architecture: Architecture, input_size: int | Sequence[int], num_classes: int | None = None, backbone: nn.Module | None = None
 ) -> Counts:  # fmt: skip
     """Count an architecture. Nothing is computed.
 
     Of a backbone as it is, without slots, the stages are those of the convolutions and attentions that could be slots.
 
     Args:
-        input_size: (channels, height, width) of an image.
+        input_size: (channels, height, width) of an image, or the side of a square image of three channels.
         num_classes, backbone: as of `build`; the backbone is not changed.
 
     Raises:
@@ -82,7 +82,7 @@ def count(
     if not slots and places(plain):
         slots = find_slots(plain)
         chosen = {slot.name: plain.get_submodule(slot.name) for slot in slots}
-    found = survey(plain, slots, input_size)
+    found = survey(plain, slots, full_size(input_size))
     stages: dict[str, OperatorCounts] = {}
     for slot in slots:
         cost = module_counts(chosen[slot.name], *found.sizes[slot.name])
@@ -129,8 +129,13 @@ class Profile:
         return batch / self.latency[batch].median * 1e3
 
 
+def full_size(size: int | Sequence[int]) -> tuple[int, ...]:
+    """Return (channels, height, width) of an image, where the side of a square one of three channels is enough."""
+    return (3, size, size) if isinstance(size, int) else tuple(size)
+
+
 def profile(
-    networks: Mapping[str, nn.Module], input_size: Sequence[int], batch_size: int = 8, repeats: int = 30, warmup: int = 5,
+    networks: Mapping[str, nn.Module], input_size: int | Sequence[int], batch_size: int = 8, repeats: int = 30, warmup: int = 5,
     device: str | torch.device | None = None, counts: Mapping[str, Counts] | None = None, progress: bool = True,
 ) -> list[Profile]:  # fmt: skip
     """Measure networks side by side, in float32 and evaluation mode; the networks themselves are not changed.
@@ -145,7 +150,7 @@ def profile(
 
     Args:
         networks: name → network.
-        input_size: (channels, height, width) of an image.
+        input_size: (channels, height, width) of an image, or the side of a square image of three channels.
         batch_size: of the second latency, the throughput and the memory; the first latency is at 1.
         repeats: timed forwards of each network and batch size.
         warmup: forwards of each network and batch size before any is timed.
@@ -174,7 +179,8 @@ def profile(
         if counted.parameters != parameters.get(name):
             raise UserError(f"counts of {name!r} have {counted.parameters} parameters, its network {parameters.get(name)}")
     copies = {name: copy.deepcopy(network).to(place).eval() for name, network in networks.items()}
-    images = {batch: torch.randn(batch, *input_size).to(place) for batch in sorted({1, batch_size})}
+    size = full_size(input_size)
+    images = {batch: torch.randn(batch, *size).to(place) for batch in sorted({1, batch_size})}
 
     calls = {(batch, name): partial(network, images[batch]) for batch in images for name, network in copies.items()}
     with torch.inference_mode():
@@ -187,7 +193,7 @@ def profile(
             for _ in track(range(repeats), "timing", console=Console(stderr=True), transient=True, disable=not progress)
         ]
     times = dict(zip(calls, np.concatenate(turns, axis=1), strict=True))
-    conditions = Conditions(device_name(place), torch.get_num_threads(), tuple(input_size), batch_size, repeats)
+    conditions = Conditions(device_name(place), torch.get_num_threads(), size, batch_size, repeats)
     profiles = []
     for name, network in copies.items():
         latency = {batch: quartiles(times[batch, name]) for batch in images}
@@ -201,7 +207,8 @@ def peak_memory(network: nn.Module, images: Tensor) -> int:
     if images.device.type != "cuda":
         with torch.no_grad(), TensorMemory([images, *network.parameters(), *network.buffers()]) as memory:
             network(images)
-        return memory.peak
+        peak: int = memory.peak
+        return peak
     with torch.inference_mode():
         return allocated_peak(partial(network, images), images.device)
 
@@ -213,7 +220,7 @@ class TensorMemory(TorchDispatchMode):
     """
 
     def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch leaves it without types
         self.alive = {tensor.untyped_storage().data_ptr() for tensor in known}
         self.bytes = self.peak = 0
 

@@ -99,7 +99,8 @@ class PatchEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         x = F.pad(x, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+        out: Tensor = self.norm(self.proj(x).permute(0, 2, 3, 1))
+        return out
 
 
 class PVTBlock(nn.Module):
@@ -135,7 +136,8 @@ class PVTBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         attended = self.attn(self.norm1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # (B, H, W, C)
         x = x + self.drop_path1(attended)
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        hidden: Tensor = self.drop_path2(self.mlp(self.norm2(x)))
+        return x + hidden
 
 
 class PVTStage(Stage):

@@ -26,7 +26,8 @@ class Stage(nn.Module):
     grad_checkpointing = False
 
     def run_blocks(self, x: Tensor) -> Tensor:
-        return checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
+        out: Tensor = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
+        return out
 
 
 class Pyramid(nn.Module):
@@ -60,7 +61,8 @@ class Pyramid(nn.Module):
 
     @property
     def _stages(self) -> nn.Sequential:
-        return getattr(self, self.stages_name)
+        stages: nn.Sequential = getattr(self, self.stages_name)
+        return stages
 
     def _stem(self, x: Tensor) -> Tensor:
         """What comes before the first stage: here nothing."""
@@ -77,7 +79,8 @@ class Pyramid(nn.Module):
                 module.grad_checkpointing = enable
 
     def get_classifier(self) -> nn.Module:
-        return self.head.fc
+        classifier: nn.Module = self.head.fc
+        return classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier, and another pooling if one is named."""
@@ -142,11 +145,13 @@ class Pyramid(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) → (B, C, ⌈H/r⌉, ⌈W/r⌉), the last stage's map, normalised; r is its reduction."""
-        return self.norm(self._stages(self._stem(x)))
+        maps: Tensor = self.norm(self._stages(self._stem(x)))
+        return maps
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, H, W) → (B, num_classes), or (B, C) of what the classifier reads."""
-        return self.head(x, pre_logits=pre_logits)
+        out: Tensor = self.head(x, pre_logits=pre_logits)
+        return out
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))

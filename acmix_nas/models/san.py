@@ -96,7 +96,8 @@ class SANBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.attn(F.relu(self.norm1(x)))  # (B, C/4, H, W)
-        return x + self.drop_path(self.conv(F.relu(self.norm2(inner))))
+        out: Tensor = self.drop_path(self.conv(F.relu(self.norm2(inner))))
+        return x + out
 
 
 class SANStage(Stage):

@@ -174,7 +174,8 @@ def _canonical(config: Path) -> dict[str, Any]:
     try:
         if "trainingService" in content:
             utils.training_service_config_factory(content["trainingService"].get("platform"))
-        return ExperimentConfig(**content).json()
+        settings: dict[str, Any] = ExperimentConfig(**content).json()
+        return settings
     except Exception as error:  # NNI raises AttributeError, ValueError, TypeError and bare assertions
         what = str(error) or (traceback.extract_tb(error.__traceback__)[-1].line or "").replace("self.", "")
         raise UserError(f"{config}: {' '.join(what.split())}") from None

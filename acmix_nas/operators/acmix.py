@@ -155,7 +155,8 @@ class ACmix(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.attention is None:
             assert self.convolution is not None
-            return self.mixing(None, self.convolution.on(self.projection, x))
+            out: Tensor = self.mixing(None, self.convolution.on(self.projection, x))
+            return out
         # Where the attention wants a rolled map, both paths see it: the convolution works across the seam, as published.
         x = self.attention.roll(x)
         maps = self.projection(x)

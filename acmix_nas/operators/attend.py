@@ -44,7 +44,8 @@ class LinearPosition(nn.Module):
         weight = self.linear.weight
         rows = torch.linspace(-1, 1, height, device=weight.device, dtype=weight.dtype)
         columns = torch.linspace(-1, 1, width, device=weight.device, dtype=weight.dtype)
-        return self.linear(torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1))
+        encoding: Tensor = self.linear(torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1))
+        return encoding
 
 
 class RelativeBias(nn.Module):

@@ -216,7 +216,8 @@ def _gather(kv: Tensor, p: Tensor | None, rows: Tiles, columns: Tiles) -> Tensor
     """The keys and values that each tile reaches: (B, H, W, 2C) → (B, tiles, tiles, reach, reach, 2C); p is taken off k."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return Gather.tiles(kv, p, rows, columns)
-    return Gather.apply(kv, p, rows, columns)
+    gathered: Tensor = Gather.apply(kv, p, rows, columns)
+    return gathered
 
 
 class Gather(torch.autograd.Function):

@@ -117,7 +117,8 @@ class PatchwisePath(Path):
 
     def _by_row(self, x: Tensor) -> Tensor:
         """(..., D · K²) → (K, ..., D · K): what belongs to each row of the window."""
-        return x.unflatten(-1, (self.head_dim, self.window, self.window)).movedim(-2, 0).flatten(-2)
+        rows: Tensor = x.unflatten(-1, (self.head_dim, self.window, self.window)).movedim(-2, 0).flatten(-2)
+        return rows
 
     def _normalisation(self, q: Tensor, k: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
         """The factor and the term that `norm1` comes to for each of its channels."""
@@ -217,9 +218,9 @@ class Axes(NamedTuple):
 
 def _run(function: Any, *arguments: Any) -> Tensor:
     """Apply an autograd function, or its plain forward where a graph of PyTorch's own operations is asked for."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return function.rows(*arguments, False)
-    return function.apply(*arguments)
+    plain = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    out: Tensor = function.rows(*arguments, False) if plain else function.apply(*arguments)
+    return out
 
 
 class SqueezeRows(torch.autograd.Function):

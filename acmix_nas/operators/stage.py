@@ -72,7 +72,8 @@ class Projection(nn.Module):
         self.qkv = nn.Conv2d(in_channels, map_channels, 1, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.qkv(x.contiguous(memory_format=torch.channels_last))
+        maps: Tensor = self.qkv(x.contiguous(memory_format=torch.channels_last))
+        return maps
 
     def macs(self, height: int, width: int) -> float:
         return float(self.qkv.in_channels * self.qkv.out_channels * height * width)
@@ -201,7 +202,8 @@ class Path(nn.Module):
             x: the input of Stage I.
             maps: its output, where another path has needed it.
         """
-        return self(stage1(x) if maps is None else maps)
+        out: Tensor = self(stage1(x) if maps is None else maps)
+        return out
 
     def macs(self, height: int, width: int) -> float:
         """Multiply-adds for an input map of this size."""
@@ -230,7 +232,8 @@ class Output(Path):
         return self.path.roll(x, back)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return self.proj(self.path(maps))
+        out: Tensor = self.proj(self.path(maps))
+        return out
 
     def macs(self, height: int, width: int) -> float:
         area = strided(height, self.stride) * strided(width, self.stride)

@@ -22,7 +22,8 @@ class CuedBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(x + self.norm2(self.proj(self.relu(self.norm1(self.slot(x))))))
+        out: Tensor = self.relu(x + self.norm2(self.proj(self.relu(self.norm1(self.slot(x))))))
+        return out
 
 
 class CuedNet(nn.Module):
@@ -49,7 +50,8 @@ class CuedNet(nn.Module):
         x = self.down(self.blocks[0](self.stem(images)))
         for block in self.blocks[1:]:
             x = block(x)
-        return self.fc(x.mean(dim=(2, 3)))
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits
 
 
 default_cfgs = generate_default_cfgs({

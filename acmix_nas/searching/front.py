@@ -84,7 +84,9 @@ def write(points: list[Point], measure: str, folder: Path) -> list[Path]:
     """
     files = [folder / "front.csv", folder / "front.png"]
     unused(*files)
-    rows = [[number, point.cost, point.score, *point.choice.values()] for number, point in enumerate(points, start=1)]
+    rows: list[list[str | float | None]] = [
+        [number, point.cost, point.score, *point.choice.values()] for number, point in enumerate(points, start=1)
+    ]
     write_csv(files[0], "front", ["point", measure, "score", *points[0].choice], rows)
     figure = Figure(figsize=(6, 4), layout="constrained")
     FigureCanvasAgg(figure)

@@ -20,7 +20,8 @@ class MapSwinBlock(SwinTransformerBlock):
     """timm's block of a Swin whose attention takes and gives maps, (B, C, H, W), and cuts its windows itself."""
 
     def _attn(self, x: Tensor) -> Tensor:
-        return self.attn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        out: Tensor = self.attn(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return out
 
     def set_input_size(self, *sizes: Any, **named: Any) -> None:
         """Nothing to do: any operator of a slot takes maps of any size."""
@@ -34,7 +35,8 @@ class MapViTBlock(Block):
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
         attended = self.attn(self._map(self.norm1(x))).flatten(2).transpose(1, 2)  # (B, H · W, C)
         x = x + self.drop_path1(self.ls1(attended))
-        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        hidden: Tensor = self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
+        return x + hidden
 
     def _map(self, tokens: Tensor) -> Tensor:
         height, width = self.grid
@@ -42,7 +44,8 @@ class MapViTBlock(Block):
             height = width = round(tokens.shape[1] ** 0.5)
         if tokens.shape[1] != height * width:
             raise UserError(f"image must be square, or of the size that the ViT was made for; got {tokens.shape[1]} patches")
-        return tokens.transpose(1, 2).unflatten(2, (height, width))
+        maps: Tensor = tokens.transpose(1, 2).unflatten(2, (height, width))
+        return maps
 
 
 def open_blocks(network: nn.Module) -> None:

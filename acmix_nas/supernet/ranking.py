@@ -131,7 +131,8 @@ class Judge:
 
     def candidates_at(self, slot: Slot) -> Candidates:
         """Those of the copy, while the slot is as the strategy left it."""
-        candidates: Any = self.network.get_submodule(slot.name).candidates
+        home: Any = self.network.get_submodule(slot.name)
+        candidates: Candidates = home.candidates
         return candidates
 
     def begin(self, part: tuple[str, int]) -> None:

@@ -211,12 +211,14 @@ def _keep(images: _Transformed) -> TensorDataset:
 def _transform(config: DataConfig, augmented: bool) -> Callable[[Image.Image], torch.Tensor]:
     """timm's: the shorter side is resized to the image size over crop_pct and the middle is cut out, unless augmented."""
     common: dict[str, Any] = {"interpolation": "bicubic", "mean": config.mean, "std": config.std}
+    transform: Callable[[Image.Image], torch.Tensor]
     if not augmented:
-        return create_transform(config.image_size, crop_pct=config.crop_pct, **common)
+        transform = create_transform(config.image_size, crop_pct=config.crop_pct, **common)
+        return transform
     try:
         # timm takes None for no colour jitter, and does not say so in its types.
         jitter: Any = config.color_jitter or None
-        return create_transform(
+        transform = create_transform(
             config.image_size, is_training=True, hflip=config.hflip, color_jitter=jitter,
             auto_augment=config.auto_augment, re_prob=config.re_prob, re_mode=config.re_mode,
             scale=config.scale or (1.0, 1.0), ratio=None if config.scale else (1.0, 1.0), **common,
@@ -226,6 +228,7 @@ def _transform(config: DataConfig, augmented: bool) -> Callable[[Image.Image], t
         raise UserError(
             f"timm refuses the augmentation auto_augment={config.auto_augment!r}, scale={config.scale}: {error!r}"
         ) from error
+    return transform
 
 
 def _split(name: str, sources: dict[str, Source]) -> dict[str, Source]:

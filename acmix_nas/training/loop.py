@@ -260,14 +260,16 @@ def fit(
             validation = measure(network, data, "validation", task, progress).score
             seconds = round(timer.time_elapsed("train"), 2)
             if until is not None:
-                return trainer.strategy.broadcast(Fitted(task.metric, validation, None, until, seconds))
+                paused: Fitted = trainer.strategy.broadcast(Fitted(task.metric, validation, None, until, seconds))
+                return paused
             test = measure(network, data, "test", task, progress).score if "test" in data.parts else None
             fitted = Fitted(task.metric, validation, test, recipe.epochs, seconds)
             parameters = sum(parameter.numel() for parameter in network.parameters())
             content = {**settings, **fitted.content, "seed": recipe.seed, "parameters": parameters}
             files.save_tensors(folder / "network.pt", network.state_dict())
             files.write_document(folder / "result.json", "result", content)
-        return trainer.strategy.broadcast(fitted)
+        finished: Fitted = trainer.strategy.broadcast(fitted)
+        return finished
 
 
 @contextmanager

@@ -161,7 +161,8 @@ class Classification(Task):
         return F.cross_entropy(outputs, batch[1])
 
     def scores(self, outputs: Tensor, batch: Any) -> Tensor:
-        return (outputs.argmax(1) == batch[1]).float()
+        correct: Tensor = outputs.argmax(1) == batch[1]
+        return correct.float()
 
     def training_step(self, network: nn.Module, batch: Any) -> Step:
         images, labels = batch

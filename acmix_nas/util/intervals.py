@@ -50,7 +50,7 @@ def draws(generator: np.random.Generator, rows: int, number: int) -> NDArray[np.
     return generator.integers(rows, size=(number, rows))
 
 
-def bootstrap(statistic: Callable[[Any], float], rows: Sequence[Any], seed: int = 0) -> Interval:
+def bootstrap(statistic: Callable[[Any], float], rows: Sequence[Any] | NDArray[Any], seed: int = 0) -> Interval:
     """Return a statistic of rows with its bootstrap interval (percentiles); the draws are the same in every call."""
     array = np.asarray(rows)
     taken = draws(np.random.default_rng(seed), len(array), RESAMPLES)

@@ -70,7 +70,8 @@ def milliseconds(call: Call, device: torch.device, clock: Callable[[], float] | 
     call()
     end.record(stream)
     end.synchronize()
-    return start.elapsed_time(end)
+    elapsed: float = start.elapsed_time(end)
+    return elapsed
 
 
 def interleaved(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -265,9 +266,12 @@ def test_options_for_the_trials_of_an_experiment(
 ) -> None:
     (tmp_path / "my photos").mkdir()
     asked: list[str] = []
-    monkeypatch.setattr(
-        "acmix_nas.nnictl.experiment.launch", lambda *_, trial_options, **__: asked.append(trial_options.strip()) or tmp_path
-    )
+
+    def launched(*_: Any, trial_options: str, **__: Any) -> Path:
+        asked.append(trial_options.strip())
+        return tmp_path
+
+    monkeypatch.setattr("acmix_nas.nnictl.experiment.launch", launched)
     call("experiment", "config.yml", *arguments, status=0)
     assert asked == [expected.format(folder=tmp_path)]
 
@@ -301,10 +305,13 @@ def test_bias_of_a_folder_without_history(call: Call, tmp_path: Path) -> None:
 
 def test_bias_of_an_experiment_draws_the_trials_of_each_backbone(call: Call, tmp_path: Path) -> None:
     networks = [{"backbone": backbone, "depth": 2} for backbone in ("san10_acmix", "swin_tiny_acmix")]
-    settings = [*({"network": network, "seed": seed} for network in networks for seed in (0, 1)), {"mixing": "convolution"}]
+    settings: list[dict[str, Any]] = [
+        *({"network": network, "seed": seed} for network in networks for seed in (0, 1)),
+        {"mixing": "convolution"},
+    ]
     for sequence, parameters in enumerate(settings):
         folder = tmp_path / "experiment" / "trials" / f"T{sequence}"
-        backbone = parameters.get("network", networks[0])["backbone"]  # type: ignore[attr-defined]
+        backbone = parameters.get("network", networks[0])["backbone"]
         Architecture(backbone, {}, ()).save(folder / "architecture.json")
         about = {"trial": "T", "sequence": sequence, "metric": 0.5, "seconds": 1, "architecture": "architecture.json"}
         write_document(folder / "result.json", "result", {**about, "parameters": parameters})
@@ -394,7 +401,7 @@ def test_unknown_options_are_named(call: Call) -> None:
 
 def test_the_console_script_ends_the_same_way(tmp_path: Path) -> None:
     script = Path(sys.executable).with_name("acmix-nas")
-    command = [script, "search", "--backbone", "resnet1O"]
+    command = [str(script), "search", "--backbone", "resnet1O"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 2
     one_line(done.stderr, "resnet1O")

@@ -85,7 +85,8 @@ def test_unknown_measures_and_idle_slots_are_errors(table: CostTable) -> None:
             self.idle = torch.nn.Conv2d(3, 4, 3, padding=1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.used(x)
+            out: torch.Tensor = self.used(x)
+            return out
 
     with pytest.raises(UserError, match="slot 'idle' takes no part"):
         survey(Idle(), find_slots(Idle()), (3, 8, 8))
@@ -98,7 +99,8 @@ def test_a_slot_that_runs_twice_is_named() -> None:
             self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.conv(self.conv(x))
+            out: torch.Tensor = self.conv(self.conv(x))
+            return out
 
     with pytest.raises(UserError, match="slot 'conv' runs more than once"):
         survey(Twice(), find_slots(Twice()), (3, 8, 8))

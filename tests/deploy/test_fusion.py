@@ -34,7 +34,7 @@ from acmix_nas.operators import (
     WindowPath,
 )
 from acmix_nas.util.terminal import BrokenRun
-from tests.small import RESNET, SLOTS, train_briefly
+from tests.small import RESNET, SLOTS, about, train_briefly
 
 OPERATORS: dict[str, Callable[[], Operator | ACmix]] = {
     "local": lambda: LocalAttention(6, 8, heads=2, window=3, stride=2),
@@ -97,7 +97,7 @@ def test_every_form_of_an_operator_agrees(name: str, normalised: bool) -> None:
         x = torch.randn(2, 6, *size)
         expected = operator(x) if norm is None else norm(operator(x))
         for form, fused in forms.items():
-            torch.testing.assert_close(fused(x), expected, atol=1e-9, rtol=1e-9, msg=lambda text, form=form: f"{form}: {text}")
+            torch.testing.assert_close(fused(x), expected, atol=1e-9, rtol=1e-9, msg=about(form))
 
 
 def test_the_forms_that_there_are() -> None:
@@ -202,7 +202,8 @@ class Twice(nn.Module):
         x = self.shared(x)
         x = x + self.norm_shared(x)
         x = self.norm_again(self.again(self.again(x)))
-        return self.norm_once(self.once(x))
+        out: Tensor = self.norm_once(self.once(x))
+        return out
 
 
 def test_only_what_a_norm_alone_reads_is_folded() -> None:

@@ -414,8 +414,8 @@ def test_an_architecture_has_a_pyramid(backbone: str, tmp_path: Path) -> None:
     architecture = Architecture(backbone, chosen, FOUND, arguments, (pattern,))
     network: Any = train_briefly(build(architecture))
     torch.save(network.state_dict(), tmp_path / "network.pt")
-    given = {"architecture": architecture, "weights": tmp_path / "network.pt"}
-    pyramid = timm.create_model("acmix_nas", features_only=True, **given).eval()
+    given: dict[str, Any] = {"architecture": architecture, "weights": tmp_path / "network.pt"}
+    pyramid: Any = timm.create_model("acmix_nas", features_only=True, **given).eval()
     x = images(32, 32, dtype=torch.float32)
     expected = network.forward_intermediates(x, intermediates_only=True)
     channel = -1 if family(backbone) == "swin" else 1
@@ -518,9 +518,9 @@ def test_bf16_trains(name: str) -> None:
 def test_channels_last_changes_nothing(name: str) -> None:
     network, x = float64(name).eval(), images()
     expected = network(x)
-    last = {"memory_format": torch.channels_last}
-    torch.testing.assert_close(network(x.to(**last)), expected)
-    torch.testing.assert_close(network.to(**last)(x.to(**last)), expected)
+    last = torch.channels_last
+    torch.testing.assert_close(network(x.to(memory_format=last)), expected)
+    torch.testing.assert_close(network.to(memory_format=last)(x.to(memory_format=last)), expected)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -547,7 +547,8 @@ def test_a_checkpoint_of_timm(name: str, tmp_path: Path) -> None:
 def test_a_seed_decides_the_network(name: str) -> None:
     def make(seed: int) -> dict[str, Tensor]:
         torch.manual_seed(seed)
-        return small(name).state_dict()
+        state: dict[str, Tensor] = small(name).state_dict()
+        return state
 
     first, again, other = make(3), make(3), make(4)
     assert all(torch.equal(first[key], again[key]) for key in first)

@@ -17,8 +17,9 @@ from acmix_nas.models.published import load_published
 from acmix_nas.operators import ACmix
 from acmix_nas.util.errors import UserError
 from tests.reference import PublishedResNet, PublishedSwin
+from tests.small import Tolerance, about
 
-TOLERANCE = {"atol": 1e-9, "rtol": 1e-9}
+TOLERANCE: Tolerance = {"atol": 1e-9, "rtol": 1e-9}
 CLASSES = 5
 PARAMETERS = {
     "resnet26": 10_487_816, "resnet38": 14_410_896, "resnet50": 18_333_976, "swin_tiny": 28_649_908, "swin_small": 50_345_080,
@@ -32,7 +33,9 @@ FULL: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def swin(size: tuple[int, int], channels: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int) -> Any:
+def swin(
+    size: tuple[int, int], channels: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int
+) -> tuple[nn.Module, nn.Module]:
     """The published network and ours, with different random weights."""
     published = PublishedSwin(size, channels, depths, heads, window, CLASSES)
     ours = timm.create_model(
@@ -42,7 +45,7 @@ def swin(size: tuple[int, int], channels: int, depths: tuple[int, ...], heads: t
     return scrambled(published), ours.double().eval()
 
 
-def resnet(layers: tuple[int, ...], channels: tuple[int, ...] = (8, 16, 24, 40)) -> Any:
+def resnet(layers: tuple[int, ...], channels: tuple[int, ...] = (8, 16, 24, 40)) -> tuple[nn.Module, nn.Module]:
     """The published network and ours, with different random weights."""
     published = PublishedResNet(layers, channels, CLASSES)
     ours = timm.create_model("resnet26_acmix", layers=layers, channels=channels, num_classes=CLASSES)
@@ -106,9 +109,7 @@ def test_output_and_gradients(case: str, tmp_path: Path) -> None:
     gradients = published.state_dict() | {name: parameter.grad for name, parameter in published.named_parameters()}
     carrier = load_published(deepcopy(ours), save(gradients, tmp_path))
     for name, parameter in carrier.named_parameters():
-        torch.testing.assert_close(
-            ours.get_parameter(name).grad, parameter.data, **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        torch.testing.assert_close(ours.get_parameter(name).grad, parameter.data, **TOLERANCE, msg=about(name))
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -119,7 +120,7 @@ def test_number_of_parameters(name: str) -> None:
 
 
 def test_every_block_of_a_narrow_image_is_acmix() -> None:
-    network = timm.create_model(
+    network: Any = timm.create_model(
         "swin_tiny_acmix", img_size=(24, 80), embed_dim=12, depths=(2, 2), num_heads=(3, 2), window_size=4, num_classes=CLASSES
     )  # maps 6×20 and 3×10
     assert all(isinstance(block.attn, ACmix) for stage in network.layers for block in stage.blocks)
@@ -157,7 +158,7 @@ class Operators:
     def __init__(self, whose: str, folder: Path) -> None:
         self.whose, self.folder = whose, folder
 
-    def _load(self, make: Callable[[], Any], name: str, change: Change) -> nn.Module:
+    def _load(self, make: Callable[[], tuple[nn.Module, nn.Module]], name: str, change: Change) -> nn.Module:
         torch.manual_seed(1)
         published, ours = make()
         state = published.state_dict()
@@ -170,9 +171,10 @@ class Operators:
 
     def swin(self, change: Change) -> Callable[[Tensor], Tensor]:
         """Of a shifted block: C = 12, N = 3, D = 4, K = 4, on maps of 8×8."""
-        block = self._load(small_swin, "layers.0.blocks.1.attn", change).get_submodule("layers.0.blocks.1")
+        block: Any = self._load(small_swin, "layers.0.blocks.1.attn", change).get_submodule("layers.0.blocks.1")
         if self.whose == "package":
-            return block.attn
+            attention: nn.Module = block.attn
+            return attention
         return lambda x: block.mix(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def resnet(self, stage: int, change: Change) -> Callable[[Tensor], Tensor]:

@@ -25,7 +25,7 @@ from acmix_nas.nnictl.results import find_experiment, read_results
 from acmix_nas.operators.acmix import MIXINGS
 from acmix_nas.operators.convolution import SHIFTS
 from acmix_nas.util.errors import UserError
-from tests.small import PATIENCE
+from tests.small import PATIENCE, known
 
 ROOT = Path(__file__).parents[2]
 TRIAL = """
@@ -115,8 +115,8 @@ def test_an_experiment_runs_to_its_end_and_is_stopped(write: Write, monkeypatch:
     assert {result.sequence for result in results} == {0, 1}
     environment = json.loads((results[0].folder / "result.json").read_text())
     assert environment["threads"] == "1" or int(environment["threads"]) == len(os.sched_getaffinity(0)) // 2
-    assert Path(environment["python"]).parent == Path(experiment.sys.executable).parent
-    assert results[0].folder == folder / "environments" / "local-env" / "trials" / results[0].trial
+    assert Path(environment["python"]).parent == Path(sys.executable).parent
+    assert results[0].folder == folder / "environments" / "local-env" / "trials" / known(results[0].trial)
     assert config.read_text() == before
 
 
@@ -206,7 +206,12 @@ def test_options_for_the_trials_end_their_command(write: Write) -> None:
 
 def test_options_for_the_trials_are_checked_with_them(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(experiment, "_ask", lambda command, *_: asked.append(command) or (0, ""))
+
+    def answer(command: Any, *_: Any) -> tuple[int, str]:
+        asked.append(command)
+        return 0, ""
+
+    monkeypatch.setattr(experiment, "_ask", answer)
     check(write(), "--image-size 64 ")
     assert asked[-1].startswith("python trial.py --image-size 64 --check ")
 

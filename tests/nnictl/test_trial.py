@@ -160,7 +160,7 @@ def test_the_space_of_the_slots_passes_the_check() -> None:
 def test_a_wrong_space_is_named(change: dict[str, object], message: str) -> None:
     space = {name: entry for name, entry in {**SPACE, **change}.items() if entry is not None}
     with pytest.raises(UserError, match=message):
-        check_slots(CONFIG, space)  # type: ignore[arg-type]
+        check_slots(CONFIG, space)
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,11 @@ from acmix_nas.operators import (
     WindowAttention,
     WindowPath,
 )
+from acmix_nas.operators.patchwise_attention import PatchwisePath
 from tests import reference
+from tests.small import Tolerance, about, known, part
 
-TOLERANCE = {"atol": 1e-9, "rtol": 1e-9}
+TOLERANCE: Tolerance = {"atol": 1e-9, "rtol": 1e-9}
 SIZES = [(1, 1), (2, 3), (5, 5), (7, 7), (8, 13), (15, 9)]
 
 
@@ -53,7 +55,7 @@ def scramble(module: nn.Module) -> None:
 def by_formula(path: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if isinstance(path, Output):
         out = by_formula(path.path, q, k, v)
-        return torch.einsum("oi,bihw->bohw", path.proj.weight.flatten(1), out) + path.proj.bias[:, None, None]
+        return torch.einsum("oi,bihw->bohw", path.proj.weight.flatten(1), out) + known(path.proj.bias)[:, None, None]
     if isinstance(path, ConvolutionPath):
         return reference.convolution(q, k, v, path.fc, path.shift, path.stride, path.dilation, path.bias)
     linear = path.position.linear if isinstance(path.position, LinearPosition) else None
@@ -69,7 +71,7 @@ def by_formula(path: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def expected(operator: Operator | ACmix, x: Tensor) -> Tensor:
-    conv = operator.projection.qkv
+    conv = part(operator, "projection.qkv", nn.Conv2d)
     if isinstance(operator, Operator):
         return by_formula(operator.path, *reference.project(x, conv.weight, conv.bias, operator.path.heads))
     paths = [path for path in (operator.attention, operator.convolution) if path is not None]
@@ -81,7 +83,7 @@ def expected(operator: Operator | ACmix, x: Tensor) -> Tensor:
 
 def check(operator: Operator | ACmix, height: int, width: int) -> None:
     scramble(operator)
-    x = torch.randn(2, operator.projection.qkv.in_channels, height, width, requires_grad=True)
+    x = torch.randn(2, part(operator, "projection.qkv", nn.Conv2d).in_channels, height, width, requires_grad=True)
     compare(operator, x, operator(x), expected(operator, x))
 
 
@@ -94,7 +96,7 @@ def compare(module: nn.Module, x: Tensor, out: Tensor, oracle: Tensor) -> None:
     got = torch.autograd.grad(out, wanted, cotangent, allow_unused=True, materialize_grads=True)
     oracle_grads = torch.autograd.grad(oracle, wanted, cotangent, allow_unused=True, materialize_grads=True)
     for name, a, b in zip(names, got, oracle_grads, strict=True):
-        torch.testing.assert_close(a, b, **TOLERANCE, msg=lambda text, name=name: f"gradient of {name}: {text}")
+        torch.testing.assert_close(a, b, **TOLERANCE, msg=about(f"gradient of {name}"))
 
 
 VARIANTS: dict[str, Callable[[], Operator | ACmix]] = {
@@ -205,7 +207,7 @@ def test_the_bias_of_the_positional_encoding_has_no_gradient() -> None:
     operator = LocalAttention(3, 8, heads=2)
     scramble(operator)
     operator(torch.randn(1, 3, 6, 6)).square().sum().backward()
-    gradient = operator.path.position.linear.bias.grad
+    gradient = operator.get_parameter("path.position.linear.bias").grad
     assert gradient is not None
     assert gradient.abs().max() < 1e-12
 
@@ -214,7 +216,7 @@ def test_the_bias_of_the_positional_encoding_has_no_gradient() -> None:
 def test_spatial_reduction_equals_projecting_the_means(reduction: int) -> None:
     operator = GlobalAttention(3, 8, heads=2, reduction=reduction, position="none")
     x = torch.randn(2, 3, 6, 12)
-    conv = operator.projection.qkv
+    conv = part(operator, "projection.qkv", nn.Conv2d)
     q, _, _ = reference.project(x, conv.weight, conv.bias, 2)
     means = torch.nn.functional.avg_pool2d(x, reduction)
     _, k, v = reference.project(means, conv.weight, conv.bias, 2)
@@ -236,10 +238,10 @@ def test_pvts_projection(reduction: int, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("size", [(4, 6), (5, 7), (9, 2)], ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("reduction", [2, 3])
 def test_pvts_attention_takes_every_reduced_key_once(reduction: int, size: tuple[int, int]) -> None:
-    operator = Operator(ReducedProjection(6, reduction), GlobalPath(6, 2, reduction=reduction, position="none"))
+    stage1 = ReducedProjection(6, reduction)
+    operator = Operator(stage1, GlobalPath(6, 2, reduction=reduction, position="none"))
     scramble(operator)
     x = torch.randn(2, 6, *size, requires_grad=True)
-    stage1 = operator.projection
     q, k, v = reference.project_reduced(x, stage1.q, stage1.reduce, stage1.norm, stage1.kv, reduction)
     q, k, v = (part.unflatten(1, (2, 3)) for part in (q, *(m[..., ::reduction, ::reduction] for m in (k, v))))
     logits = torch.einsum("bndi,bndj->bnij", q.flatten(3), k.flatten(3)) / 3**0.5
@@ -250,17 +252,17 @@ def test_pvts_attention_takes_every_reduced_key_once(reduction: int, size: tuple
 @pytest.mark.parametrize("size", [(2, 3), (5, 5), (8, 11)], ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("shape", [{}, {"stride": 2}, {"dilation": 2}], ids=["plain", "stride", "dilation"])
 @pytest.mark.parametrize("heads", [2, 8, 16])
-def test_both_paths_of_patchwise_read_two_maps_and_the_values(heads: int, shape: dict[str, int], size: tuple[int, int]) -> None:
+def test_both_paths_of_patchwise_read_two_maps_and_the_values(heads: int, shape: dict[str, Any], size: tuple[int, int]) -> None:
     operator = ACmix(3, 16, heads=heads, attention="patchwise", window=3, **shape).eval()
     scramble(operator)
     x = torch.randn(2, 3, *size, requires_grad=True)
-    head_dim, attention, convolution = 16 // heads, operator.attention, operator.convolution
-    maps = torch.einsum("oi,bihw->bohw", operator.projection.qkv.weight.flatten(1), x)
-    maps = maps + operator.projection.qkv.bias[:, None, None]
+    head_dim, attention, convolution = 16 // heads, part(operator, "attention", PatchwisePath), known(operator.convolution)
+    stage1 = part(operator, "projection.qkv", nn.Conv2d)
+    maps = torch.einsum("oi,bihw->bohw", stage1.weight.flatten(1), x) + known(stage1.bias)[:, None, None]
     q, k, v = maps.split((head_dim, head_dim, 16), dim=1)
     attended = reference.patchwise_attention(
         q, k, v, attention.norm1, attention.squeeze.weight.flatten(1), attention.norm2,
-        (attention.expand.weight.flatten(1), attention.expand.bias), 3, **shape,
+        (attention.expand.weight.flatten(1), known(attention.expand.bias)), 3, **shape,
     )  # fmt: skip
     convolved = reference.convolution(
         q[:, None], k[:, None], v.unflatten(1, (heads, head_dim)), convolution.fc, convolution.shift, **shape

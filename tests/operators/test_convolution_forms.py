@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from acmix_nas.operators import SHIFTS, Convolution, ConvolutionPath, OnesConv2d, Projection, ReducedProjection
 from acmix_nas.util.errors import UserError
 from tests import reference
+from tests.small import Tolerance, known, part
 
-EXACT = {"atol": 1e-12, "rtol": 1e-12}
-SHAPES: dict[str, dict[str, int]] = {
+EXACT: Tolerance = {"atol": 1e-12, "rtol": 1e-12}
+SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "stride": {"stride": 2},
     "dilation": {"dilation": 3},
@@ -128,7 +129,7 @@ def test_less_of_the_bias_arrives_at_the_border(heads: int, shifts: str) -> None
     """With nothing but a bias of one, a pixel counts its neighbours inside the map."""
     path = double(16, heads, shifts=shifts, bias=True)
     nn.init.zeros_(path.fc)
-    nn.init.ones_(path.bias)
+    nn.init.ones_(known(path.bias))
     counts = torch.tensor([[4, 6, 6, 4], [6, 9, 9, 6], [4, 6, 6, 4]], dtype=torch.float64)
     torch.testing.assert_close(path(maps_of(path, 3, 4)), counts.expand(2, 16, -1, -1), **EXACT)
 
@@ -138,7 +139,7 @@ def test_less_of_the_bias_arrives_at_the_border(heads: int, shifts: str) -> None
 def test_fewer_maps_of_queries_and_keys(heads: int, kernel: int) -> None:
     path = double(16, heads, kernel_size=kernel, maps=2 + heads)
     assert path.factored == (2 + heads > 3 + kernel**2)
-    nn.init.normal_(path.shift)
+    nn.init.normal_(known(path.shift))
     q, k, v = maps_of(path).unflatten(1, (-1, path.head_dim)).split((1, 1, heads), dim=1)
     oracle = reference.convolution(q, k, v, path.fc, path.shift)
     torch.testing.assert_close(path(torch.cat((q, k, v), dim=1).flatten(1, 2)), oracle, **EXACT)
@@ -191,14 +192,14 @@ def test_a_dense_kernel_sees_a_channel_of_ones(shape: str) -> None:
 @pytest.mark.parametrize("heads", [2, 8])
 def test_collapses_to_it_where_stage_1_has_a_bias(heads: int, shifts: str, shape: str, size: tuple[int, int]) -> None:
     operator = Convolution(5, 16, heads, shifts=shifts, dtype=torch.float64, **SHAPES[shape])
-    nn.init.normal_(operator.projection.qkv.bias)
+    qkv = part(operator, "projection.qkv", nn.Conv2d)
+    bias = nn.init.normal_(known(qkv.bias))
     if shifts == "learned":
-        nn.init.normal_(operator.path.shift)
+        nn.init.normal_(known(operator.path.shift))
     dilation, stride = operator.path.dilation, operator.path.stride
     dense = OnesConv2d(5, 16, 3, stride, dilation, dilation, bias=False, dtype=torch.float64)
-    qkv = operator.projection.qkv
     with torch.no_grad():
-        dense.weight.copy_(operator.path.dense(torch.cat((qkv.weight.flatten(1), qkv.bias[:, None]), dim=1)))
+        dense.weight.copy_(operator.path.dense(torch.cat((qkv.weight.flatten(1), bias[:, None]), dim=1)))
     x = torch.randn(2, 5, *size, dtype=torch.float64)
     torch.testing.assert_close(operator(x), dense(x), **EXACT)
 

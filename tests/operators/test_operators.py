@@ -97,7 +97,7 @@ def test_compiles_to_the_same_output(cls: Any) -> None:
     torch.compiler.reset()  # all operators share one forward, and a process compiles that only so often
     operator = cls(8, 8, heads=2)
     x = torch.randn(1, 8, 6, 6)
-    compiled = torch.compile(operator, backend="aot_eager", fullgraph=True)
+    compiled: Any = torch.compile(operator, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), operator(x), atol=1e-5, rtol=1e-5)
 
 

@@ -14,8 +14,9 @@ from acmix_nas.deploy.profile import TensorMemory
 from acmix_nas.operators.patchwise_attention import PatchwiseAttention, PatchwisePath
 from acmix_nas.util.errors import UserError
 from tests import reference
+from tests.small import Tolerance, about, known
 
-TOLERANCE = {"atol": 1e-9, "rtol": 1e-9}
+TOLERANCE: Tolerance = {"atol": 1e-9, "rtol": 1e-9}
 SIZES = [(1, 1), (1, 6), (2, 3), (5, 4), (7, 7), (11, 9)]
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -39,8 +40,8 @@ def double(**arguments: Any) -> PatchwisePath:
     for parameter in path.parameters():
         nn.init.normal_(parameter, std=0.5)
     for norm in (path.norm1, path.norm2):
-        nn.init.normal_(norm.running_mean)
-        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.normal_(known(norm.running_mean))
+        nn.init.uniform_(known(norm.running_var), 0.5, 2)
     return path
 
 
@@ -53,7 +54,7 @@ def by_formula(path: PatchwisePath, maps: Tensor) -> Tensor:
     q, k = (maps[:, first : first + path.head_dim] for first in (0, before // 2))
     return reference.patchwise_attention(
         q, k, maps[:, before:], path.norm1, path.squeeze.weight.flatten(1), path.norm2,
-        (path.expand.weight.flatten(1), path.expand.bias), path.window, path.stride, path.dilation,
+        (path.expand.weight.flatten(1), known(path.expand.bias)), path.window, path.stride, path.dilation,
     )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def check(path: PatchwisePath, maps: Tensor) -> None:
     got = torch.autograd.grad(out, [maps, *path.parameters()], cotangent)
     expected = torch.autograd.grad(oracle, [maps, *oracle_path.parameters()], cotangent)
     for name, a, b in zip(["maps", *dict(path.named_parameters())], got, expected, strict=True):
-        torch.testing.assert_close(a, b, **TOLERANCE, msg=lambda text, name=name: f"gradient of {name}: {text}")
+        torch.testing.assert_close(a, b, **TOLERANCE, msg=about(f"gradient of {name}"))
 
 
 @pytest.mark.parametrize("layout", ["all", "read"])
@@ -95,7 +96,7 @@ def test_running_statistics_are_those_of_batch_norm(stride: int, momentum: float
         path(maps)
         by_formula(oracle_path, maps)
     for (name, got), (_, expected) in zip(path.named_buffers(), oracle_path.named_buffers(), strict=True):
-        torch.testing.assert_close(got, expected, **TOLERANCE, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(got, expected, **TOLERANCE, msg=about(name))
 
 
 @pytest.mark.parametrize("training", [True, False])

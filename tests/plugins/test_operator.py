@@ -22,7 +22,7 @@ from acmix_nas.slots.making import attention_at, make_operator
 from acmix_nas.slots.names import OperatorName, check_candidates
 from acmix_nas.supernet.candidates import SHARING, Candidates
 from acmix_nas.util.errors import UserError
-from tests.small import RESNET, SLOTS, at, images, train_briefly
+from tests.small import RESNET, SLOTS, about, at, images, train_briefly
 
 pytestmark = pytest.mark.usefixtures("outside")
 NAMES = ("conv", "axial", "acmix_axial", "patchwise", "acmix_local")
@@ -61,7 +61,8 @@ def by_hand(maps: Tensor, heads: int, stride: int) -> Tensor:
             keys, values = (torch.cat((m[..., y, :], m[..., x]), dim=-1) for m in (k, v))  # (B, N, D, W + H)
             logits = torch.einsum("bnd,bndj->bnj", q[..., y, x], keys) / q.shape[2] ** 0.5
             rows.append(torch.einsum("bnj,bndj->bnd", logits.softmax(-1), values).flatten(1))
-    return torch.stack(rows, dim=-1).unflatten(-1, (-(-height // stride), -(-width // stride)))
+    found: Tensor = torch.stack(rows, dim=-1).unflatten(-1, (-(-height // stride), -(-width // stride)))
+    return found
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -119,7 +120,7 @@ def test_every_fused_form_agrees(name: str) -> None:
         nn.init.normal_(tensor, std=0.5)
     x = torch.randn(2, 6, 7, 5)
     for form, fused in _forms(operator, norm, (7, 5)).items():
-        torch.testing.assert_close(fused(x), norm(operator(x)), msg=lambda text, form=form: f"{form}: {text}")
+        torch.testing.assert_close(fused(x), norm(operator(x)), msg=about(form))
 
 
 def test_it_is_saved_built_fused_and_exported(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_the_cue_moves_in_its_quadrant(name: str, margin: int) -> None:
 @pytest.mark.parametrize("name", CUED)
 def test_image_data_gives_them_in_their_parts(name: str) -> None:
     data = ImageData(DataConfig(name=name, image_size=SIDE, mean=(0, 0, 0), std=(1, 1, 1)))
-    assert {part: len(images) for part, images in data.parts.items()} == PARTS  # type: ignore[arg-type]
+    assert {part: len(images) for part, images in data.parts.items()} == PARTS
     images, labels = next(iter(data.test_dataloader()))
     expected, classes = cued_images(name, "test", count=len(images))
     assert np.array_equal(np.round(images.permute(0, 2, 3, 1).numpy() * 255), expected)

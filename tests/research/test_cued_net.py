@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -26,13 +28,13 @@ def test_slots_see_the_maps_that_the_space_says() -> None:
 
 
 def test_without_classes_it_gives_features() -> None:
-    network = timm.create_model("cued_net", num_classes=0).eval()
+    network: Any = timm.create_model("cued_net", num_classes=0).eval()
     assert isinstance(network.get_classifier(), nn.Identity)
     assert network(torch.randn(2, 3, 20, 20)).shape == (2, 32)
 
 
 def test_a_block_adds_to_its_input() -> None:
-    block = timm.create_model("cued_net").eval().blocks[1]  # type: ignore[index]
-    nn.init.zeros_(block.norm2.weight)
+    block = timm.create_model("cued_net").eval().get_submodule("blocks.1")
+    nn.init.zeros_(block.get_parameter("norm2.weight"))
     x = torch.rand(1, 32, 5, 5)
     assert torch.equal(block(x), x)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from acmix_nas.research.benchmark import CUED
+from acmix_nas.research.cued import PARTS
 from acmix_nas.research.demo import references
 from acmix_nas.research.pace import BATCH, EPOCH, FULL, PLANS, Plan, Times, announcement, choose, step_seconds
-from acmix_nas.training.data import PARTS
 
 ORDINARY = 0.031  # seconds of a step, AMD EPYC, 2 cores: the machine on which the whole demo took 7 min 51 s, installed anew
 NOW = datetime(2026, 11, 25, 14, 20)

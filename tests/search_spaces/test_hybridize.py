@@ -22,7 +22,7 @@ from acmix_nas.slots.names import DEFAULT_CANDIDATES
 from acmix_nas.strategies import Gumbel
 from acmix_nas.supernet.candidates import SHARING
 from acmix_nas.util.errors import UserError
-from tests.small import EVERY, RESNET, SEVEN, SLOTS, images, train_briefly
+from tests.small import EVERY, RESNET, SEVEN, SLOTS, images, part, train_briefly
 
 FORMS = {
     DARTS: MixedSlot, GumbelDARTS: MixedSlot, Gumbel: GumbelSlot, Proxyless: ProxylessSlot, RandomOneShot: SampledSlot
@@ -137,7 +137,7 @@ def test_shared_attention_keeps_pretrained_weights() -> None:
     space = hybridize(backbone, slots="layer*", share="attention")
     for name in SLOTS:
         kept = space.backbone.get_submodule(name).candidates.alone["conv"].weight
-        assert torch.equal(kept, backbone.get_submodule(name).weight)
+        assert torch.equal(kept, backbone.get_parameter(f"{name}.weight"))
 
 
 def test_proxyless_gradient_is_that_of_the_binary_gates() -> None:
@@ -236,12 +236,12 @@ def test_a_transformer_starts_from_the_attention_at_home(name: str, share: str) 
             nn.init.normal_(parameter, std=0.5)
     space = hybridize(backbone, share=share)
     for slot in space.slots:
-        home = backbone.get_submodule(slot.name)
+        home = part(backbone, f"{slot.name}.qkv", nn.Linear)
         candidates = space.backbone.get_submodule(slot.name).candidates
         for operator in slot.candidates[1:]:
             stage1 = candidates.alone[operator].projection if share == "none" else candidates.projection
-            assert torch.equal(stage1.qkv.weight.flatten(1), home.qkv.weight)
-            assert torch.equal(stage1.qkv.bias, home.qkv.bias)
+            assert torch.equal(stage1.qkv.weight.flatten(1), home.weight)
+            assert torch.equal(stage1.qkv.bias, home.bias)
     x = images(2, side)
     at_home = space.inherit({slot.name: slot.candidates[1] for slot in space.slots}).eval()
     # The normalisation behind each attention starts as none, to its ε.
@@ -254,8 +254,8 @@ def test_a_network_built_without_a_search_starts_from_the_attention_at_home() ->
     architecture = Architecture(None, dict.fromkeys(names, "acmix_window"), DEFAULT_CANDIDATES)
     network = build(architecture, backbone=copy.deepcopy(backbone))
     for name in names:
-        stage1 = network.get_submodule(f"{name}.operator.projection.qkv")
-        assert torch.equal(stage1.weight.flatten(1), backbone.get_submodule(name).qkv.weight)
+        stage1 = network.get_parameter(f"{name}.operator.projection.qkv.weight")
+        assert torch.equal(stage1.flatten(1), backbone.get_parameter(f"{name}.qkv.weight"))
 
 
 def test_a_vit_with_a_class_token_says_what_it_needs() -> None:

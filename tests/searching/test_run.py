@@ -15,7 +15,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-import acmix_nas.searching.race
 from acmix_nas import build
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import read_history
@@ -34,6 +33,7 @@ from acmix_nas.training.images import ImageData
 from acmix_nas.training.loop import Fitted
 from acmix_nas.training.module import TrainingModule
 from acmix_nas.training.recipe import Recipe
+from acmix_nas.training.retrain import train_architecture
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_document, read_json
 from acmix_nas.util.settings import flat_names, replace_flat
@@ -52,6 +52,7 @@ def config(**changes: Any) -> SearchConfig:
     flat = {name: value for name, value in {**defaults, "finalists": 1, **changes}.items() if name not in WHOLE}
     mine = {name: value for name, value in flat.items() if name in own or name not in ("arc_learning_rate", "samples")}
     whole = {name: value for name, value in changes.items() if name in WHOLE}
+    made: SearchConfig
     (made,) = replace_flat(mine, dataclasses.replace(base, **whole))
     return made
 
@@ -294,7 +295,7 @@ def test_a_race_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: py
 def test_a_warm_finalist_goes_on_from_its_last_epoch(epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = config(strategy="single_path", samples=4, finalists=2, warm_epochs=2)
     whole = run_search(settings, tmp_path / "whole", progress=False)
-    train = acmix_nas.searching.race.train_architecture
+    train = train_architecture
     monkeypatch.setattr(
         "acmix_nas.searching.race.train_architecture", lambda *a, **k: train(*a, **{**k, "callbacks": [InterruptEpoch(epoch)]})
     )
@@ -394,7 +395,7 @@ def record_nan(module: TrainingModule, part: str, *_: Any) -> None:
 @pytest.mark.parametrize("strategy", ["darts", "single_path"])
 def test_two_processes_share_the_images_and_write_one_folder(strategy: str, tmp_path: Path) -> None:
     command = [
-        Path(sys.executable).with_name("acmix-nas"), "search", "--backbone", "resnet14t", "--slots", "layer*",
+        str(Path(sys.executable).with_name("acmix-nas")), "search", "--backbone", "resnet14t", "--slots", "layer*",
         "--backbone-args", "channels=[8,8,16,16]", "--image-size", "16", "--epochs", "2", "--strategy", strategy,
         "--samples", "2", "--devices", "2", "--accelerator", "cpu",
     ]  # fmt: skip

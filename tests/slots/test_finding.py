@@ -16,6 +16,7 @@ from acmix_nas.slots.blocks import open_blocks
 from acmix_nas.slots.finding import Slot, find_slots
 from acmix_nas.util.errors import UserError
 from tests.slots.homes import HOMES, Host, block
+from tests.small import part
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_every_dense_3x3_convolution_of_a_backbone_is_found(backbone: str, numbe
     assert slots[0].name == first
     assert len(slots) == number
     for slot in slots:
-        conv = network.get_submodule(slot.name)
+        conv = part(network, slot.name, nn.Conv2d)
         assert conv.kernel_size == (3, 3)
         assert (slot.in_channels, slot.out_channels, slot.stride) == (conv.in_channels, conv.out_channels, conv.stride[0])
 
@@ -122,7 +123,7 @@ def test_operators_of_this_package_are_slots(home: str) -> None:
 
 def test_what_is_inside_an_operator_is_no_slot() -> None:
     host = Host(block())
-    host.operator.path.path.behind = nn.Conv2d(8, 8, 3, padding=1)
+    host.get_submodule("operator.path.path").add_module("behind", nn.Conv2d(8, 8, 3, padding=1))
     assert [slot.name for slot in find_slots(host)] == ["operator", "conv"]
 
 

@@ -42,7 +42,7 @@ def test_conv_starts_from_the_weight_of_the_backbone(bias: bool) -> None:
 def test_put_reaches_into_containers() -> None:
     backbone = nn.Sequential(nn.Sequential(nn.ReLU(), nn.ReLU()))
     put(backbone, "0.1", nn.Identity())
-    assert isinstance(backbone[0][1], nn.Identity)
+    assert isinstance(backbone.get_submodule("0.1"), nn.Identity)
 
 
 @pytest.mark.parametrize("home", HOMES)
@@ -79,7 +79,7 @@ def test_stage_1_gives_what_the_attentions_read(candidates: list[str], maps: int
 def test_what_conv_is(shape: dict[str, Any], kind: type) -> None:
     conv = make_operator(Slot("x", 8, 8, heads=2, **shape), "conv")
     assert type(conv) is kind
-    assert torch.equal(conv.bias, torch.zeros(8))
+    assert torch.equal(conv.get_parameter("bias"), torch.zeros(8))
 
 
 @pytest.mark.parametrize("window", ["window", "window_k5"])

@@ -12,12 +12,13 @@ import torch
 from acmix_nas import hybridize
 from acmix_nas.operators import Mixing
 from acmix_nas.search_spaces import GumbelSlot, MixedSlot, ProxylessSlot
-from acmix_nas.searching.config import DIFFERENTIABLE
 from acmix_nas.searching.supernets import make_supernet, train_supernet
 from acmix_nas.strategies.oneshot.differentiable import SearchModule
 from acmix_nas.training.images import ImageData
 from tests.searching.test_run import config, trained
 from tests.small import RESNET
+
+DIFFERENTIABLE = ("darts", "gumbel", "proxyless")
 
 
 class Seen(pl.Callback):
@@ -80,7 +81,7 @@ def test_behind_a_batch_norm_only_running_statistics_say_what_the_sampled_candid
     run = kind.forward
 
     def watched(slot: MixedSlot, x: torch.Tensor) -> torch.Tensor:
-        out = run(slot, x)
+        out: torch.Tensor = run(slot, x)
         if not next(slot.candidates.parameters()).requires_grad:
             value = out.detach().flatten()
             out.register_hook(lambda g: cosines.append(float(torch.cosine_similarity(g.flatten(), value, dim=0).abs())))

@@ -104,4 +104,4 @@ def test_it_goes_on_where_its_state_was_taken() -> None:
 @pytest.mark.parametrize("name", ["population", "tournament"])
 def test_an_empty_population_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} must be at least 1"):
-        RegularizedEvolution(CANDIDATES, **{name: 0})  # type: ignore[arg-type]
+        RegularizedEvolution(CANDIDATES, **{name: 0})

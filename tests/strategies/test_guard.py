@@ -11,8 +11,10 @@ import torch
 
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import read_history
-from acmix_nas.searching.run import SearchTask, run_search
+from acmix_nas.searching.run import run_search
+from acmix_nas.searching.supernets import SearchModule
 from acmix_nas.strategies import Guard
+from acmix_nas.training.task import Step
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_json
 from tests.searching.test_run import config
@@ -58,16 +60,16 @@ ACCURACIES = (0.3, 0.5, 0.2, 0.1, 0.1)
 @pytest.fixture
 def collapsing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps of the architecture record these accuracies, whatever they see."""
-    real = SearchTask._record
+    real = SearchModule._record
 
-    def record(task: SearchTask, part: str, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        if not task.held_out:
-            real(task, part, loss, logits, labels)
+    def record(module: SearchModule, part: str, step: Step) -> None:
+        if not module.held_out:
+            real(module, part, step)
             return
-        accuracy = ACCURACIES[task.trainer.current_epoch]
-        task.log("val_accuracy", torch.tensor(accuracy), on_step=False, on_epoch=True, batch_size=len(labels))
+        accuracy = ACCURACIES[module.trainer.current_epoch]
+        module.log("val_accuracy", torch.tensor(accuracy), on_step=False, on_epoch=True, batch_size=len(step.scores))
 
-    monkeypatch.setattr(SearchTask, "_record", record)
+    monkeypatch.setattr(SearchModule, "_record", record)
 
 
 class Interrupt(pl.Callback):

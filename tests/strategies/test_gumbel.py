@@ -33,7 +33,12 @@ def test_only_what_was_sampled_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     space, slots = supernet()
     ran: list[str] = []
     convolve = ConvolutionPath.on
-    monkeypatch.setattr(ConvolutionPath, "on", lambda *arguments: ran.append("conv") or convolve(*arguments))
+
+    def watched(path: ConvolutionPath, *arguments: Any) -> torch.Tensor:
+        ran.append("conv")
+        return convolve(path, *arguments)
+
+    monkeypatch.setattr(ConvolutionPath, "on", watched)
     for name in NAMES[1:]:
         for slot in slots:
             slot.candidates.attentions[name].register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -95,7 +100,8 @@ def test_it_cools_down_linearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     def watched(slot: GumbelSlot, x: torch.Tensor) -> torch.Tensor:
         seen.append(slot.temperature)
-        return run(slot, x)
+        out: torch.Tensor = run(slot, x)
+        return out
 
     monkeypatch.setattr(GumbelSlot, "forward", watched)
     trained(settings, tmp_path)

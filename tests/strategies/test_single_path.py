@@ -26,7 +26,8 @@ def test_the_first_epochs_train_the_mixture_and_the_others_single_paths(
     def watched(slot: SampledSlot, x: torch.Tensor) -> torch.Tensor:
         if slot.training:
             seen.append(slot.averaging)
-        return run(slot, x)
+        out: torch.Tensor = run(slot, x)
+        return out
 
     monkeypatch.setattr(SampledSlot, "forward", watched)
     trained(settings, tmp_path)

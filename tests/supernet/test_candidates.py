@@ -28,7 +28,7 @@ from acmix_nas.operators import (
 from acmix_nas.slots.finding import Slot, find_slots
 from acmix_nas.supernet.candidates import SHARING, Candidates
 from acmix_nas.util.errors import UserError
-from tests.small import EVERY, SEVEN, at, train_briefly
+from tests.small import EVERY, SEVEN, about, at, known, part, train_briefly
 
 SLOT = Slot("layer.conv", 6, 8, heads=2)
 NARROW = ["conv", "patchwise", "acmix_patchwise", "patchwise_k3", "acmix_patchwise_k3"]
@@ -120,9 +120,7 @@ def test_what_is_derived_equals_its_candidate(place: str, share: str) -> None:
     x = torch.randn(2, slot.in_channels, 9, 5)
     for operator, expected in candidates.outputs(x).items():
         derived = candidates.derive(operator)
-        torch.testing.assert_close(
-            derived(x), expected, atol=1e-5, rtol=1e-5, msg=lambda text, name=operator: f"{name}: {text}"
-        )
+        torch.testing.assert_close(derived(x), expected, atol=1e-5, rtol=1e-5, msg=about(operator))
         kind = OnesConv2d if slot.block and slot.linear else nn.Conv2d
         assert (type(derived) is kind) == (operator == "conv")
 
@@ -132,8 +130,7 @@ def test_what_is_derived_equals_its_candidate(place: str, share: str) -> None:
 def test_collapse_is_exact_in_a_block_and_at_its_border(place: str) -> None:
     slot = PLACES[place]
     candidates = scrambled(slot)
-    qkv = candidates.projection.qkv
-    assert qkv.bias.abs().min() > 0
+    assert candidates.get_parameter("projection.qkv.bias").abs().min() > 0
     for size in ((1, 1), (2, 3), (7, 4)):
         x = torch.randn(2, slot.in_channels, *size)
         torch.testing.assert_close(candidates.derive("conv")(x), candidates.outputs(x)["conv"], atol=1e-12, rtol=1e-12)
@@ -143,19 +140,19 @@ def test_collapse_is_exact_in_a_block_and_at_its_border(place: str) -> None:
 @pytest.mark.parametrize("place", ["narrow", "narrow_block"])
 def test_patchwise_alone_needs_a_narrow_stage_1(place: str, share: str) -> None:
     candidates = Candidates(PLACES[place], share)
-    assert candidates.projection.qkv.out_channels == (2 + 4) * PLACES[place].head_dim
+    assert part(candidates, "projection.qkv", nn.Conv2d).out_channels == (2 + 4) * PLACES[place].head_dim
     if share == "all":
-        assert candidates.convolution.maps == 2 + 4
+        assert known(candidates.convolution).maps == 2 + 4
 
 
 def test_patchwise_among_others_leaves_what_it_does_not_read() -> None:
     candidates = scrambled(PLACES["block"])
-    slim = candidates.derive("patchwise").get_submodule("operator.projection.qkv")
-    whole = candidates.projection.qkv
+    slim = part(candidates.derive("patchwise"), "operator.projection.qkv", nn.Conv2d)
+    whole = part(candidates, "projection.qkv", nn.Conv2d)
     head_dim, channels = PLACES["block"].head_dim, PLACES["block"].out_channels
     read = [*range(head_dim), *range(channels, channels + head_dim), *range(2 * channels, 3 * channels)]
     assert torch.equal(slim.weight, whole.weight[read])
-    assert torch.equal(slim.bias, whole.bias[read])
+    assert torch.equal(known(slim.bias), known(whole.bias)[read])
 
 
 @pytest.mark.parametrize("share", ["all", "attention"])
@@ -175,8 +172,8 @@ def test_in_a_block_all_candidates_share_one_scale_and_one_bias(place: str) -> N
     for norm in twin.norms.values():
         assert norm.weight is twin.norms[twin.names[0]].weight
     with torch.no_grad():
-        candidates.norms[candidates.names[0]].weight.fill_(3.0)
-        candidates.norms[candidates.names[0]].bias.fill_(2.0)
+        candidates.get_parameter(f"norms.{candidates.names[0]}.weight").fill_(3.0)
+        candidates.get_parameter(f"norms.{candidates.names[0]}.bias").fill_(2.0)
     for out in candidates.train().outputs(torch.randn(8, 8, 9, 9)).values():
         torch.testing.assert_close(out.mean(dim=(0, 2, 3)), torch.full((8,), 2.0), atol=1e-4, rtol=0)
 
@@ -250,7 +247,7 @@ def test_what_is_derived_learns_its_mixing() -> None:
 def test_conv_keeps_the_weight_of_the_backbone(share: str) -> None:
     dense = nn.Conv2d(6, 8, 3, padding=1, bias=False)
     candidates = Candidates(at(SLOT, ["conv", "local"]), share, dense)
-    assert torch.equal(candidates.alone["conv"].weight, dense.weight)
+    assert torch.equal(candidates.get_parameter("alone.conv.weight"), dense.weight)
 
 
 @pytest.mark.parametrize("share", SHARING)
@@ -290,8 +287,8 @@ def train_slot(candidates: Candidates) -> Candidates:
 
 
 def norm_undone(candidates: Candidates, name: str, out: torch.Tensor) -> torch.Tensor:
-    norm = candidates.norms[name]
-    return out * (norm.running_var + norm.eps).sqrt()[:, None, None] + norm.running_mean[:, None, None]
+    norm = part(candidates.norms, name, nn.BatchNorm2d)
+    return out * (known(norm.running_var) + norm.eps).sqrt()[:, None, None] + known(norm.running_mean)[:, None, None]
 
 
 @pytest.mark.parametrize("share", SHARING)
@@ -320,11 +317,11 @@ def double() -> Iterator[None]:
 def test_collapse_is_exact() -> None:
     candidates = Candidates(at(SLOT, ["conv"])).eval()
     assert isinstance(candidates.convolution, ConvolutionPath)
-    nn.init.normal_(candidates.convolution.shift)
+    nn.init.normal_(known(candidates.convolution.shift))
     x = torch.randn(1, 6, 7, 4)
     torch.testing.assert_close(candidates.derive("conv")(x), candidates.outputs(x)["conv"], atol=1e-12, rtol=1e-12)
 
 
 def test_helpers_leave_no_default() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
-    assert train_briefly(network)[1].running_mean.abs().min() > 0
+    assert train_briefly(network).get_buffer("1.running_mean").abs().min() > 0

@@ -37,7 +37,7 @@ def plainly(maps: list[Tensor], strengths: Tensor, weights: Tensor, norms: list[
     """As the words say it."""
     out = torch.zeros_like(maps[0])
     for row, weight, norm in zip(strengths, weights, norms, strict=True):
-        out = out + weight * norm(sum(strength * x for strength, x in zip(row, maps, strict=True)))  # type: ignore[operator]
+        out = out + weight * norm(sum(strength * x for strength, x in zip(row, maps, strict=True)))
     return out
 
 

@@ -35,6 +35,7 @@ def probabilities(judge: Perturbation) -> dict[str, dict[str, float]]:
 
 
 def test_what_hurts_most_when_it_is_missing_is_worth_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str]
     judge, _ = perturbation(monkeypatch, lambda weights: 0.9 if names[1] in weights[FIRST] else 0.4)
     weights = probabilities(judge)
     names = list(weights[FIRST])
@@ -44,6 +45,7 @@ def test_what_hurts_most_when_it_is_missing_is_worth_most(monkeypatch: pytest.Mo
 
 
 def test_a_slot_is_decided_before_the_next_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str]
     judge, asked = perturbation(monkeypatch, lambda weights: 0.9 if names[2] in weights[FIRST] else 0.4)
     weights = probabilities(judge)
     names = list(weights[FIRST])

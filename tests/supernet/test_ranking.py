@@ -67,16 +67,16 @@ def test_without_new_statistics_it_is_the_derived_network(choice: dict[str, str]
     network = derived(supernet(), choice)
     with torch.no_grad():
         right = sum(int((network(x).argmax(1) == y).sum()) for x, y in batches())
-    assert ranker.accuracy(choice) == right / 71
+    assert ranker.score(choice) == right / 71
 
 
 @pytest.mark.parametrize("memory", [0, 20_000, 2**30])
 def test_what_is_shared_changes_no_accuracy(memory: int) -> None:
     calibration = torch.randn(40, 3, 12, 12)
-    shared = Ranker(supernet(), SLOTS, calibration, batches(), memory)
+    shared = Ranker(supernet(), SLOTS, calibration, batches(), memory=memory)
     for choice in shared.in_tree_order(every()):
-        alone = Ranker(supernet(), SLOTS, calibration, batches(), 0)
-        assert shared.accuracy(choice) == alone.accuracy(choice)
+        alone = Ranker(supernet(), SLOTS, calibration, batches(), memory=0)
+        assert shared.score(choice) == alone.score(choice)
 
 
 def test_architectures_that_begin_alike_run_their_beginning_once() -> None:
@@ -93,24 +93,24 @@ def test_architectures_that_begin_alike_run_their_beginning_once() -> None:
     choices = ranker.in_tree_order(every())
     calls = dict.fromkeys(calls, 0)
     for choice in choices:
-        ranker.accuracy(choice)
+        ranker.score(choice)
     assert list(calls.values()) == [2 * 3, 2 * 9, 2 * 27]  # once for the statistics, once for the images
 
 
 def test_new_statistics_are_those_of_the_training_images() -> None:
     calibration = torch.randn(64, 3, 12, 12)
     ranker = Ranker(supernet(), SLOTS, calibration, batches())
-    ranker.accuracy(every()[0])
+    ranker.score(every()[0])
     stem = ranker.network.get_submodule("stem")
     assert isinstance(stem, nn.Sequential)
     seen = stem[0](calibration)
-    assert torch.allclose(stem[1].running_mean, seen.mean(dim=(0, 2, 3)), atol=1e-5)
+    assert torch.allclose(stem.get_buffer("1.running_mean"), seen.mean(dim=(0, 2, 3)), atol=1e-5)
 
 
 def test_the_supernet_stays_as_it_was() -> None:
     network = supernet()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    Ranker(network, SLOTS, torch.randn(8, 3, 12, 12), batches()).accuracy(every()[0])
+    Ranker(network, SLOTS, torch.randn(8, 3, 12, 12), batches()).score(every()[0])
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
     assert isinstance(network.get_submodule(SLOTS[0].name), Mixture)
 

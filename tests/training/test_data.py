@@ -76,7 +76,7 @@ def test_classes_are_those_of_the_data_set() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Data(3, images()), "train must be a Dataset or a DataLoader; got int"),
+        (lambda: Data(3, images()), "train must be a Dataset or a DataLoader; got int"),  # type: ignore[arg-type]  # the mistake
         (lambda: Data(images(), images()).num_classes, "num_classes must be given"),
         (lambda: Data(TensorDataset(torch.zeros(4)), images(), num_classes=2).input_size, "input_size must be given"),
         (lambda: Data(images(), images()).test_dataloader(), "must have a test part; it has train, validation"),

@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 from torchvision.datasets import CIFAR10
 
 from acmix_nas.training.config import DataConfig
@@ -30,7 +30,7 @@ def data_of(folder: Path, **config: Any) -> ImageData:
 
 
 def sizes(data: ImageData) -> dict[str, int]:
-    return {part: len(images) for part, images in data.parts.items()}  # type: ignore[arg-type]
+    return {part: len(images) for part, images in data.parts.items()}
 
 
 def labels_of(loader: DataLoader[Any]) -> list[int]:
@@ -52,7 +52,7 @@ def test_digits_are_split_60_20_20_with_every_class_in_every_part(digits: ImageD
 
 
 def test_digits_parts_share_no_image(digits: ImageData) -> None:
-    seen = [{image.numpy().tobytes() for image, _ in digits.parts[part]} for part in digits.parts]  # type: ignore[attr-defined]
+    seen = [{image.numpy().tobytes() for image, _ in digits.parts[part]} for part in digits.parts]
     assert sum(map(len, seen)) == len(set.union(*seen))
     assert sum(map(len, seen)) > 1790
 
@@ -122,8 +122,9 @@ def test_lightning_tells_the_samplers_of_combined_loaders_the_epoch() -> None:
     ).fit(module, loaders)  # fmt: skip
     train, search = data.train_dataloader(), data.search_dataloader()
     for epoch, seen in enumerate(module.epochs):
-        train.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
-        search.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        for loader in (train, search):
+            assert isinstance(loader.sampler, DistributedSampler)
+            loader.sampler.set_epoch(epoch)
         (first,) = list(search)  # the shorter one is cycled
         expected = [label for _, labels in train for label in [*labels.tolist(), *first[1].tolist()]]
         assert seen == expected
@@ -181,7 +182,7 @@ def test_a_folder_with_three_parts_is_taken_as_it_is(tmp_path: Path, name: str) 
     data = data_of(tmp_path)
     assert sizes(data) == {"train": 6, "validation": 4, "test": 2}
     assert data.class_names == ["cat", "dog"]
-    assert [float(image.mean()) > 0 for image, _ in data.parts["test"]] == [False, True]  # type: ignore[attr-defined]
+    assert [float(image.mean()) > 0 for image, _ in data.parts["test"]] == [False, True]
 
 
 @pytest.mark.parametrize("other", ["val", "test"])

@@ -16,6 +16,7 @@ import timm
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.utils.data import DataLoader
 
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageData
@@ -24,9 +25,9 @@ from acmix_nas.training.module import Retraining
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.task import Classification
 from acmix_nas.util.errors import UserError
-from tests.small import PATIENCE, Tiny, tiny
+from tests.small import PATIENCE, Tiny, part, tiny
 
-CPU = {"accelerator": "cpu"}
+CPU: dict[str, Any] = {"accelerator": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +103,12 @@ def test_leaves_result_weights_checkpoints_and_curves(data: ImageData, tmp_path:
 def test_the_test_part_is_opened_once_and_after_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, opened = ImageData(DataConfig(image_size=8, batch_size=256)), []
     loader = data.test_dataloader
-    monkeypatch.setattr(
-        data, "test_dataloader", lambda: (opened.append((tmp_path / "checkpoints" / "last.ckpt").exists()), loader())[1]
-    )
+
+    def watched() -> DataLoader[Any]:
+        opened.append((tmp_path / "checkpoints" / "last.ckpt").exists())
+        return loader()
+
+    monkeypatch.setattr(data, "test_dataloader", watched)
     run(tiny(), data, Recipe(epochs=1), tmp_path)
     assert opened == [True]
 
@@ -140,7 +144,7 @@ def test_the_average_is_what_is_judged_and_kept(data: ImageData, tmp_path: Path)
     state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)["state_dict"]
     average = state["average.module.0.weight"]
     assert not torch.equal(average, state["_network.0.weight"])
-    assert torch.equal(network[0].weight, average)
+    assert torch.equal(network.get_parameter("0.weight"), average)
     assert result.validation == measure(network, data, "validation").score
 
 
@@ -167,7 +171,7 @@ def test_the_rate_warms_up_and_falls_after_every_update(data: ImageData, tmp_pat
 class Manual(Retraining):
     """Steps the optimizer and the schedule as NNI's one-shot strategies do."""
 
-    automatic_optimization = False  # type: ignore[assignment]
+    automatic_optimization = False
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         loss, optimizer = super().training_step(batch, batch_idx), self.optimizers()
@@ -220,13 +224,14 @@ def test_evaluation_sees_every_image_in_evaluation_mode(data: ImageData) -> None
 
 def test_recalibration_is_the_plain_mean_over_the_batches(data: ImageData) -> None:
     network = tiny().eval()
-    network[1].momentum = 0.3
-    network[1].running_mean.fill_(99.0)
+    norm = part(network, "1", nn.BatchNorm2d)
+    norm.momentum = 0.3
+    network.get_buffer("1.running_mean").fill_(99.0)
     recalibrate(network, data, batches=2)
     batches = [images for images, _ in data.train_dataloader()][:2]
     expected = torch.stack([network[0](images).mean((0, 2, 3)) for images in batches]).mean(0)
-    torch.testing.assert_close(network[1].running_mean, expected)
-    assert network[1].momentum == 0.3
+    torch.testing.assert_close(norm.running_mean, expected)
+    assert norm.momentum == 0.3
     assert not any(module.training for module in network.modules())
 
 

@@ -72,7 +72,8 @@ class _SlideFunction(torch.autograd.Function):
 
 def _of_positions(of_k: Tensor, p: Tensor) -> Tensor:
     """What reaches the positions, which are taken off every key: (B, H, W, C) → (pixels, D). One sum at a time is faster."""
-    return -of_k.sum(0).unflatten(-1, (-1, p.shape[-1])).sum(2).flatten(0, 1)
+    of_p: Tensor = -of_k.sum(0).unflatten(-1, (-1, p.shape[-1])).sum(2).flatten(0, 1)
+    return of_p
 
 
 def slide(
@@ -91,7 +92,7 @@ def slide(
     """
     x = maps.permute(0, 2, 3, 1).float().contiguous()
     p, table = (None if extra is None else extra.float().contiguous() for extra in (p, table))
-    out = _SlideFunction.apply(x, p, table, heads, rows, columns, window, stride, dilation)
+    out: Tensor = _SlideFunction.apply(x, p, table, heads, rows, columns, window, stride, dilation)
     return out.permute(0, 3, 1, 2).to(maps.dtype)
 
 
@@ -182,5 +183,5 @@ def tiles(maps: Tensor, kv: Tensor | None, p: Tensor | None, bias: Tensor | None
     if bias is not None:
         missing = layout.lanes - bias.shape[2]
         bias = F.pad(bias[0].float().transpose(1, 2), (0, missing)).contiguous()  # (N, S, lanes)
-    out = _TilesFunction.apply(x, kv, p, bias, heads, layout)
+    out: Tensor = _TilesFunction.apply(x, kv, p, bias, heads, layout)
     return out.permute(0, 3, 1, 2).to(maps.dtype)

@@ -174,6 +174,7 @@ class Space:
         epochs = self.epochs.get(form["strategy"], self.config.recipe.epochs)
         shared = {} if form["strategy"] == "single_path" else {"arc_learning_rate": self.arc_learning_rate}
         other = replace(self.config, data=self.images(seed))
+        config: SearchConfig
         (config,) = replace_flat({**form, **shared, "epochs": epochs, "seed": seed}, other)
         return config
 

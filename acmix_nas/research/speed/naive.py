@@ -81,7 +81,7 @@ class NaiveACmix(nn.Module):
         q, k, v = (maps.reshape(-1, self.head_dim, height, width) for maps in (q, k, v))  # (B · N, D, H, W)
         q_i, p_i = (maps[:, :, None, :: self.stride, :: self.stride] for maps in (q, p))
         logits = (q_i * (self.neighbours(k) + p_i - self.neighbours(p))).sum(1) * self.head_dim**-0.5  # (B · N, K², Ho, Wo)
-        out = (logits.softmax(1)[:, None] * self.neighbours(v)).sum(2)
+        out: Tensor = (logits.softmax(1)[:, None] * self.neighbours(v)).sum(2)
         return out.reshape(-1, self.heads * self.head_dim, *out.shape[2:])
 
     def neighbours(self, maps: Tensor) -> Tensor:
@@ -93,7 +93,8 @@ class NaiveACmix(nn.Module):
         batch, _, height, width = q.shape
         maps = torch.cat([x.reshape(batch, self.heads, self.head_dim, -1) for x in (q, k, v)], dim=1)  # (B, 3N, D, H · W)
         light = self.fc(maps).transpose(1, 2)  # (B, D, k², H · W)
-        return self.shift(light.reshape(batch, -1, height, width))
+        out: Tensor = self.shift(light.reshape(batch, -1, height, width))
+        return out
 
 
 class NaivePatchwise(nn.Module):
@@ -145,7 +146,8 @@ class NaivePatchwise(nn.Module):
         hidden = self.squeeze(F.relu(self.norm1(features)))  # (B, G, Ho, Wo)
         weight = self.expand(F.relu(self.norm2(hidden))).unflatten(1, (1, self.groups, self.window**2))
         values = _unfold(self.pad(v), self.window, self.stride).unflatten(1, (-1, self.groups))  # (B, C / G, G, K², Ho, Wo)
-        return (weight * values).sum(3).flatten(1, 2)
+        out: Tensor = (weight * values).sum(3).flatten(1, 2)
+        return out
 
 
 def _unfold(padded: Tensor, window: int, stride: int) -> Tensor:

@@ -114,7 +114,8 @@ class Weighted(nn.Module):
         self.logits = nn.Parameter(torch.zeros(len(candidates.names)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.candidates(x, self.logits.softmax(0))
+        out: Tensor = self.candidates(x, self.logits.softmax(0))
+        return out
 
 
 def build(spec: Spec, device: torch.device, dtype: torch.dtype) -> Subject:

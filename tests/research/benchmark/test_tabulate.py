@@ -104,10 +104,10 @@ def test_seconds_are_measured_anew_and_nothing_else_changes(tmp_path: Path) -> N
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_a_table_is_read_with_how_its_space_is_searched(seeds: int, tmp_path: Path) -> None:
     """Whether anything was left to train or not: an assessment searches by it."""
-    space = replace(SMALL, config=replace(SMALL.config, arc_learning_rate=0.123))
+    space = replace(SMALL, arc_learning_rate=0.123)
     tabulate(space, tmp_path / "table.json", seeds=1, sample=1, workers=1, progress=False)
     again = tabulate(space, tmp_path / "table.json", seeds=seeds, sample=1, workers=1, progress=False)
-    assert again.space.config.arc_learning_rate == 0.123
+    assert again.space.arc_learning_rate == 0.123
 
 
 def test_what_waits_spends_nothing() -> None:

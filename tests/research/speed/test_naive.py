@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from acmix_nas.operators import ACmix, PatchwiseAttention
 from acmix_nas.research.speed.naive import NaiveACmix, NaivePatchwise
 from tests import reference
+from tests.small import Tolerance, known
 
-TOLERANCE = {"atol": 1e-10, "rtol": 1e-8}
+TOLERANCE: Tolerance = {"atol": 1e-10, "rtol": 1e-8}
 SIZES = [(4, 9), (7, 7), (11, 5)]  # the published reflection needs more than K // 2
 
 
@@ -49,7 +50,7 @@ def run(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def gradient(module: nn.Module, *names: str) -> Tensor:
     """The gradients of these parameters, one after the other along the first axis."""
-    return torch.cat([module.get_parameter(name).grad for name in names])
+    return torch.cat([known(module.get_parameter(name).grad) for name in names])
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -77,9 +78,9 @@ def test_acmix_is_the_formula(size: tuple[int, int], stride: int) -> None:
     naive = NaiveACmix.from_ours(acmix(stride))
     x = torch.randn(2, 5, *size, dtype=torch.float64)
     weight = torch.cat([conv.weight for conv in (naive.q, naive.k, naive.v)])
-    bias = torch.cat([conv.bias for conv in (naive.q, naive.k, naive.v)])
+    bias = torch.cat([known(conv.bias) for conv in (naive.q, naive.k, naive.v)])
     qkv = reference.project(x, weight, bias, 4)
-    attention = reference.local_attention(*qkv, (naive.encode.weight.flatten(1), naive.encode.bias), 7, stride)
+    attention = reference.local_attention(*qkv, (naive.encode.weight.flatten(1), known(naive.encode.bias)), 7, stride)
     convolution = reference.convolution(*qkv, naive.fc.weight.flatten(1), naive.shift.weight, stride)
     torch.testing.assert_close(naive(x), naive.alpha * attention + naive.beta * convolution, **TOLERANCE)
 
@@ -110,7 +111,7 @@ def test_patchwise_is_the_formula(stride: int) -> None:
     x = torch.randn(3, 5, 9, 6, dtype=torch.float64)
     formula = reference.patchwise_attention(
         naive.q(x), naive.k(x), naive.v(x), norms[0], naive.squeeze.weight.flatten(1), norms[1],
-        (naive.expand.weight.flatten(1), naive.expand.bias), 7, stride,
+        (naive.expand.weight.flatten(1), known(naive.expand.bias)), 7, stride,
     )  # fmt: skip
     torch.testing.assert_close(naive(x), formula, **TOLERANCE)
 

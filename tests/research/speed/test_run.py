@@ -50,7 +50,8 @@ def made_up() -> Report:
 
 def test_ratios_are_per_image_and_compared_with_their_targets() -> None:
     fault_free, default, memory = made_up().rows
-    assert fault_free.estimate == (pytest.approx(8), pytest.approx(8), pytest.approx(8), (4, 16))
+    assert fault_free.estimate[:3] == pytest.approx((8, 8, 8))
+    assert fault_free.estimate[3] == (4, 16)
     assert [row.met for row in (fault_free, default, memory)] == [True, False, None]
     assert default.estimate.value == pytest.approx(8)
     assert memory.estimate == (0.5, None, None, (0.5, 0.5))
