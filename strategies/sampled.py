@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ class SinglePathSearch(SearchStrategy):
         candidates, console = supernet.candidates, Console(stderr=True)
         ranking: list[tuple[Choice, float]] = []
 
-        def feasible(choice: Choice) -> bool:
+        def feasible(choice: Mapping[str, str]) -> bool:
             return within(supernet.table, supernet.budget, choice)
 
         if math.prod(map(len, candidates.values())) <= self.samples:

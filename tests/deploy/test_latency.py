@@ -19,6 +19,7 @@ from acmix_nas.deploy.latency import Latency, cache_file, check
 from acmix_nas.research.benchmark.spaces import CUED
 from acmix_nas.search_spaces import HybridSpace
 from acmix_nas.util.errors import UserError
+from tests.small import known
 
 SIZE = (3, 20, 20)
 
@@ -80,7 +81,7 @@ def test_what_stands_at_the_slots_does_not_matter(backbone: nn.Module, monkeypat
     first = table_of(backbone)
     monkeypatch.setattr(latency, "_interleaved", None)
     config = CUED.config
-    space = HybridSpace(config.backbone, config.candidates, config.slots, config.heads)
+    space = HybridSpace(known(config.backbone), config.candidates, config.slots, config.heads)
     assert table_of(space.backbone) == first
 
 

@@ -22,7 +22,8 @@ SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
 def small(family: str) -> HybridSpace:
     torch.manual_seed(0)
     make, arguments = SMALL[family]
-    return make(num_classes=3, **arguments)
+    space: HybridSpace = make(num_classes=3, **arguments)
+    return space
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -103,5 +104,6 @@ def test_it_goes_on_where_its_state_was_taken() -> None:
 
 @pytest.mark.parametrize("name", ["population", "tournament"])
 def test_an_empty_population_is_refused(name: str) -> None:
+    arguments: dict[str, Any] = {name: 0}
     with pytest.raises(UserError, match=f"{name} must be at least 1"):
-        RegularizedEvolution(CANDIDATES, **{name: 0})
+        RegularizedEvolution(CANDIDATES, **arguments)

@@ -54,7 +54,7 @@ def test_results_may_come_out_of_order() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "words"), [({"population": 0}, "population"), ({"tournament": 0}, "tournament")])
-def test_mistakes_show_where_they_are_made(arguments: dict[str, int], words: str) -> None:
+def test_mistakes_show_where_they_are_made(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=f"{words} must be at least 1; got {words}=0"):
         EvolutionTuner(**arguments)
 
@@ -72,7 +72,8 @@ def test_it_ends_where_nothing_is_left_to_ask_for() -> None:
 
 
 SLOTS = {slot.name: {"_type": "choice", "_value": list(slot.candidates)} for slot in CUED.slots}
-NETWORK = {"network": {"backbone": "cued_net"}, "image_size": 20, "heads": dict(CUED.config.heads)}  # type: ignore[arg-type]
+HEADS: Any = CUED.config.heads
+NETWORK: dict[str, Any] = {"network": {"backbone": "cued_net"}, "image_size": 20, "heads": dict(HEADS)}
 
 
 @pytest.mark.parametrize("budget", [["macs=1.2M"], {"macs": "1.2M"}, {"macs": 1.2e6}])
