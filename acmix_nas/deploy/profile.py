@@ -64,7 +64,8 @@ class Counts:
 
 
 def count(
-    architecture: Architecture, input_size: int | Sequence[int], num_classes: int | None = None, backbone: nn.Module | None = None
+    architecture: Architecture, input_size: int | Sequence[int], num_classes: int | None = None,
+    backbone: nn.Module | None = None,
 ) -> Counts:  # fmt: skip
     """Count an architecture. Nothing is computed.
 

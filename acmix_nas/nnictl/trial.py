@@ -20,8 +20,6 @@ from acmix_nas.architecture import Architecture
 from acmix_nas.deploy.profile import count
 from acmix_nas.nnictl.results import link_for_web_page
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.searching.run import run_search
-from acmix_nas.searching.supernets import describe, judge, load_supernet, make_space, make_supernet, train_supernet
 from acmix_nas.strategies.base import Supernet
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.images import ImageData
@@ -88,6 +86,9 @@ def end(folder: Path, parameters: Mapping[str, Any], result: Mapping[str, Any]) 
 
 def search_one(config: SearchConfig, output: Path | None, check: Path | None) -> None:
     """Run one search; NNI's parameters are settings of it. With `check`, only try the values of a search space."""
+    from acmix_nas.searching.run import run_search
+    from acmix_nas.searching.supernets import make_space
+
     if check is not None:
         for parameters in corners(read_json(check, "search space")):
             (tried,) = replace_flat(parameters, config)
@@ -115,6 +116,8 @@ def evaluate_one(config: SearchConfig, supernet: Path | None, output: Path | Non
     Raises:
         UserError: for settings that a single architecture has no use for.
     """
+    from acmix_nas.searching.supernets import describe, judge
+
     if config.budget or config.finalists != 1:
         raise UserError("budget and finalists are not for single architectures; a budget belongs to the tuner's classArgs")
     (config,) = replace_flat({"strategy": "single_path"}, config)
@@ -143,6 +146,8 @@ def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
     Raises:
         UserError: naming the slot.
     """
+    from acmix_nas.searching.supernets import make_space
+
     slots = {slot.name: slot.candidates for slot in make_space(config, ImageData(config.data)).slots}
     for name, entry in space.items():
         if name not in slots:
@@ -157,6 +162,8 @@ def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
 
 def shared_supernet(config: SearchConfig, folder: Path) -> tuple[SearchConfig, Supernet]:
     """Return the supernet of the experiment: one trial trains it, the others wait for it."""
+    from acmix_nas.searching.supernets import load_supernet, make_supernet, train_supernet
+
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if (folder / "supernet.pt").exists():

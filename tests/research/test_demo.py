@@ -19,7 +19,6 @@ from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import Observation
 from acmix_nas.bias.history import append_history
 from acmix_nas.cli.main import main
-from acmix_nas.nnictl import trial
 from acmix_nas.nnictl.experiment import ExperimentError
 from acmix_nas.research.benchmark import CUED
 from acmix_nas.research.benchmark.spaces import Space
@@ -44,7 +43,7 @@ def test_the_experiment_searches_the_space_of_the_table(monkeypatch: pytest.Monk
         asked.append(config)
         write_document(folder / "result.json", "result", {"metric": 0.0, "seconds": 0.0})
 
-    monkeypatch.setattr(trial, "run_search", search)
+    monkeypatch.setattr("acmix_nas.searching.run.run_search", search)
     command = yaml.safe_load((Path(__file__).parents[2] / EXPERIMENT).read_text())["trialCommand"]
     _, arguments = command.split(" acmix_nas ")
     with pytest.raises(SystemExit) as ended:
