@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import re
 import runpy
 import shutil
 import subprocess
@@ -79,3 +80,9 @@ def test_the_package_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         runpy.run_module("acmix_nas", run_name="__main__")
     assert not ended.value.code
     assert capsys.readouterr().out == f"acmix-nas {metadata.version('acmix-nas')}\n"
+
+
+def test_the_versions_are_tried_with_tests_that_exist() -> None:
+    named = re.findall(r"tests/\S+\.py", (ROOT / "scripts" / "versions.sh").read_text())
+    assert named
+    assert all((ROOT / name).exists() for name in named)
