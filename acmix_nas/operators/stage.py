@@ -207,7 +207,7 @@ class Path(nn.Module):
 
     def macs(self, height: int, width: int) -> float:
         """Multiply-adds for an input map of this size."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define macs(height, width), the multiply-adds of one input map")
 
 
 class Output(Path):

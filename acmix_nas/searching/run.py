@@ -23,7 +23,7 @@ from acmix_nas.strategies.base import SearchStrategy
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.data import Data
 from acmix_nas.training.loop import first_process
-from acmix_nas.training.retrain import copy_of, data_for, refuse_image_settings, task_for
+from acmix_nas.training.retrain import copy_of, data_for, refuse_bare_loaders, refuse_image_settings, task_for
 from acmix_nas.training.task import Task
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import new_folder, read_document, save_tensors, write_document
@@ -109,6 +109,7 @@ def search(
         >>> found.architecture.slots["layer1.0.conv1"]  # doctest: +SKIP
         'acmix_local'
     """
+    refuse_bare_loaders(data)
     module = backbone if isinstance(backbone, nn.Module) else None
     given: dict[str, Any] = {**settings, "budget": texts_of(budget), "backbone": None if module is not None else backbone}
     base = SearchConfig(data=data) if isinstance(data, DataConfig) else SearchConfig()

@@ -40,7 +40,8 @@ class Data(pl.LightningDataModule):
         name: what results call these data.
 
     Raises:
-        UserError: for a part that is neither, an input without a shape, or where the number of classes is not known.
+        UserError: for a part that is neither; when asked for, of an input without a shape, or where the number of classes is
+            not known.
 
     Example:
         >>> import torch

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import BiasLogger
@@ -27,7 +28,8 @@ from acmix_nas.util.files import new_folder
 from acmix_nas.util.settings import flat_names, replace_flat, settings_of
 
 __all__ = [
-    "Trained", "chosen_images", "data_for", "data_of", "evaluate", "open_saved", "refuse_image_settings", "retrain", "sized",
+    "Trained", "chosen_images", "data_for", "data_of", "evaluate", "open_saved", "refuse_bare_loaders",
+    "refuse_image_settings", "retrain", "sized",
     "task_for", "train_architecture",
 ]  # fmt: skip
 
@@ -88,6 +90,7 @@ def retrain(
         >>> trained = retrain("runs/search", epochs=30)  # doctest: +SKIP
         >>> trained.test, trained.network  # doctest: +SKIP
     """
+    refuse_bare_loaders(data)
     found, weights, module = open_saved(architecture)
     module = backbone if backbone is not None else module
     if warm and weights is None:
@@ -111,6 +114,7 @@ def evaluate(
     part: str = "test",
     *,
     task: Task | str = "classification",
+    backbone: nn.Module | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Measure the score of a trained network again.
@@ -119,6 +123,8 @@ def evaluate(
         run: what `retrain` returned, or its folder.
         data: other data of the same outputs; those of the training by default.
         part: "test" or "validation".
+        task: an object, or a registered name.
+        backbone: the module that was searched, where `run` is a folder and it is not one of timm's; it is copied.
         task: an object, or a registered name.
         progress: whether a bar is shown.
 
@@ -138,7 +144,8 @@ def evaluate(
         architecture, weights, _ = open_saved(run)
         if weights is None:
             raise UserError(f"{str(run)!r} holds no network.pt; retrain first")
-        network = build(architecture, weights=weights)
+        network = build(architecture, weights=weights, backbone=copy_of(backbone))
+    refuse_bare_loaders(data)
     if not isinstance(data, pl.LightningDataModule | DataConfig):
         data = chosen_images(architecture, DataConfig(), data)
     images = data_for(data)
@@ -190,6 +197,19 @@ def data_for(data: pl.LightningDataModule | DataConfig, seed: int = 0) -> Data:
     loaders = data if isinstance(data, Data) else Data.of(data)
     loaders.seed = seed
     return loaders
+
+
+def refuse_bare_loaders(data: object) -> None:
+    """Check that data sets and loaders come as `Data`, which says what the three parts are.
+
+    Raises:
+        UserError: where they come as they are.
+    """
+    if isinstance(data, DataLoader | Dataset):
+        kind = type(data).__name__
+        raise UserError(
+            f"data must be Data(train, validation, test), a name or a folder; got a {kind}: wrap it in acmix_nas.Data"
+        )
 
 
 def refuse_image_settings(settings: Collection[str]) -> None:

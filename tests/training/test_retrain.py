@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from acmix_nas.architecture import Architecture, build
 from acmix_nas.training.config import DataConfig
+from acmix_nas.training.data import Data
 from acmix_nas.training.images import ImageData
 from acmix_nas.training.recipe import Recipe
-from acmix_nas.training.retrain import Trained, data_of, sized, train_architecture
+from acmix_nas.training.retrain import Trained, data_of, evaluate, retrain, sized, train_architecture
 from acmix_nas.util.errors import UserError
 from tests.small import SLOTS
 
@@ -124,3 +128,21 @@ def test_only_the_same_network_is_resumed_even_where_shapes_agree(tmp_path: Path
     with pytest.raises(UserError, match="its slots differ"):
         one_epoch(tmp_path, operator="global", resume=True)
     assert one_epoch(tmp_path, operator="local", resume=True).epochs == 1
+
+
+def test_loaders_alone_are_told_to_come_as_data() -> None:
+    part = TensorDataset(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
+    for bare in (part, DataLoader(part)):
+        with pytest.raises(UserError, match=r"use acmix_nas\.Data"):
+            retrain("resnet18", bare)  # type: ignore[arg-type]
+
+
+def test_a_module_of_ones_own_is_evaluated_from_its_folder(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    part = TensorDataset(torch.randn(8, 4, 8, 8), torch.arange(8) % 2)
+    data = Data(part, part, part, num_classes=2, batch_size=4)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    slots = {"0": "local"}
+    architecture = Architecture(None, slots, ("local",), pattern=("*",), data={"num_classes": 2})
+    trained = retrain(architecture, data, backbone=net, epochs=1, output=tmp_path / "run", progress=False)
+    assert evaluate(tmp_path / "run", data, backbone=net).score == trained.test
