@@ -167,7 +167,7 @@ def profile(
 
     Example:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
-        >>> (one,) = profile({"linear": network}, image_size=4, repeats=2, progress=False)
+        >>> (one,) = profile({"linear": network}, 4, repeats=2, progress=False)
         >>> one.name, one.parameters, one.latency[8].median > 0
         ('linear', 98, True)
     """

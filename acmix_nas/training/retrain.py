@@ -207,9 +207,7 @@ def refuse_bare_loaders(data: object) -> None:
     """
     if isinstance(data, DataLoader | Dataset):
         kind = type(data).__name__
-        raise UserError(
-            f"data must be Data(train, validation, test), a name or a folder; got a {kind}: wrap it in acmix_nas.Data"
-        )
+        raise UserError(f"data must be Data(train, validation, test), a name or a folder; got a {kind}: use acmix_nas.Data")
 
 
 def refuse_image_settings(settings: Collection[str]) -> None:

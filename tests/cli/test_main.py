@@ -84,7 +84,7 @@ def test_missing_config(call: Call) -> None:
 
 def test_unknown_operator_in_a_config(call: Call, config: Path, tmp_path: Path) -> None:
     changed(config, "conv,local,acmix_local", "conv,locl")
-    one_line(call("experiment", config.name), "operator must be conv, local, window, global", "'locl'")
+    one_line(call("experiment", config.name), "operator must be conv, ", "'locl'")
     assert not (tmp_path / "nni-experiments").exists()
 
 
@@ -175,7 +175,7 @@ def test_search_export_retrain_evaluate(call: Call, tmp_path: Path) -> None:
     assert "best/architecture.json" in call("export", "found", "--output", "best", status=0)
     assert "2 epochs" in call("retrain", "best", "--warm", "--output", "trained", *common, status=0)
     assert Architecture.load(tmp_path / "trained" / "architecture.json").data["num_classes"] == 2
-    assert "of 5 images" in call("evaluate", "trained", status=0)
+    assert "of 5 samples" in call("evaluate", "trained", status=0)
     one_line(call("evaluate", "trained", "--data", "digits"), "10 classes", "2")
     one_line(call("export", "found", "--output", "best"), "exists already")
     (tmp_path / "file").write_text("x")
@@ -188,7 +188,7 @@ def test_a_network_of_drawn_images_is_evaluated_on_others(call: Call, tmp_path: 
     architecture = Architecture("resnet10t", {}, (), {"channels": [8, 8, 16, 16]}, data=data)
     torch.save(build(architecture).state_dict(), tmp_path / "network.pt")
     architecture.save(tmp_path / "architecture.json")
-    assert "of 360 images" in call("evaluate", ".", "--data", "digits", status=0)
+    assert "of 360 samples" in call("evaluate", ".", "--data", "digits", status=0)
 
 
 def test_a_network_of_timms_is_taken_by_its_name(call: Call, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_network_of_timms_is_taken_by_its_name(call: Call, tmp_path: Path) -> 
     architecture = Architecture.load(tmp_path / "run" / "architecture.json")
     assert (architecture.backbone, architecture.slots, architecture.candidates) == ("resnet26_acmix", {}, ())
     assert architecture.backbone_args == {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "mixing": "sum"}
-    assert "of 360 images" in call("evaluate", "run", status=0)
+    assert "of 360 samples" in call("evaluate", "run", status=0)
     assert "run" in call("profile", "run", "--output", "profile", status=0)
     assert (tmp_path / call("bias", "run", "--output", "bias", status=0).split()[0]).exists()
     call("export-onnx", "run", "out.onnx", status=0)
@@ -341,8 +341,8 @@ def test_every_command_has_help(call: Call, command: str) -> None:
 
 def test_all_options_are_shown_by_subject(call: Call) -> None:
     every = call("search", "--help-all", status=0)
-    panels = ("Search", "Strategy", "Images", "Augmentation", "Training", "Devices", "Run")
-    places = [every.index(f"─ {panel} ─") for panel in panels]
+    panels = ("Search", "Strategy single_path", "Strategy darts", "Images", "Augmentation", "Training", "Devices", "Run")
+    places = [every.index(f"╭─ {panel}") for panel in panels]
     assert places == sorted(places)
     assert "--re-prob" in every
     assert "--re-prob" not in call("search", "--help", status=0)
@@ -368,7 +368,7 @@ def test_completion_is_installed_for_the_shell(call: Call, monkeypatch: pytest.M
 
 
 def test_the_printed_config_of_a_search_reads_back_to_the_same(call: Call, tmp_path: Path) -> None:
-    line = ["--budget", "macs=1.2M,latency=3ms", "--heads", "layer1.*=2,layer2.*=4", "--temperature", "10,0.1"]
+    line = ["--budget", "macs=1.2M,latency=3ms", "--heads", "layer1.*=2,layer2.*=4", "--samples", "7"]
     text = call("search", *line, "--mean", "0.5,0.5,0.5", "--backbone-args", "channels=[16,32]", "--print-config", status=0)
     (tmp_path / "search.yml").write_text(text)
     assert call("search", "--config", "search.yml", "--print-config", status=0) == text
@@ -445,7 +445,7 @@ def test_what_is_interrupted_says_how_to_go_on(
             (folder / "checkpoints" / "last.ckpt").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("acmix_nas.training.retrain.retrain", interrupted)
+    monkeypatch.setattr("acmix_nas.training.retrain.train_architecture", interrupted)
     said = call("retrain", str(architecture), "--output", "here", status=130)
     assert ("the same command with --resume --output here goes on" in said) == begun
 
