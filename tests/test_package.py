@@ -49,7 +49,7 @@ def test_the_wheel(wheel: zipfile.ZipFile) -> None:
     modules |= {f"acmix_nas/{path.relative_to(ROOT).as_posix()}" for folder in ("search_spaces", "strategies")
                 for path in (ROOT / folder).rglob("*.py")}  # fmt: skip
     modules |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "acmix_nas").rglob("*.[ch]")}
-    data = {"acmix_nas/py.typed", "acmix_nas/paper.json", "acmix_nas/benchmark/cued.json"}
+    data = {"acmix_nas/py.typed", "acmix_nas/research/paper.json", "acmix_nas/research/benchmark/cued.json"}
     assert modules | data <= set(names)
 
 
@@ -79,7 +79,7 @@ def test_the_package_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("acmix_nas", run_name="__main__")
     assert not ended.value.code
-    assert capsys.readouterr().out == f"acmix-nas {metadata.version('acmix-nas')}\n"
+    assert capsys.readouterr().out == f"{metadata.version('acmix-nas')}\n"
 
 
 def test_the_versions_are_tried_with_tests_that_exist() -> None:

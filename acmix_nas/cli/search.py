@@ -51,7 +51,8 @@ def search(config: SearchConfig, devices: Devices, *, output: Path | None = None
     out.print(
         f"validation score {found.score:.2%} {trained}, {macs}, "
         f"in {found.seconds:.0f} s{' since it was resumed' if found.resumed else ''}\n"
-        f"written to {folder}\nnext: acmix-nas {after}"
+        f"written to {folder}\nnext: acmix-nas {after}",
+        soft_wrap=True,
     )
 
 

@@ -60,7 +60,8 @@ def retrain(
     out.print(
         f"{test}(validation {trained.validation:.2%}) after {trained.epochs} epochs in {trained.seconds:.0f} s\n"
         f"written to {folder}\n"
-        f"next: acmix-nas profile {folder}, acmix-nas export-onnx {folder}, tensorboard --logdir {folder}"
+        f"next: acmix-nas profile {folder}, acmix-nas export-onnx {folder}, tensorboard --logdir {folder}",
+        soft_wrap=True,
     )
 
 

@@ -157,11 +157,12 @@ class ImageData(Data):
         )  # fmt: skip
         for loading in self._loading.values():
             loading["num_workers"] = config.workers
-        self.config = config
+        self.config, self.drawn = config, reader.drawn
 
     @property
     def described(self) -> dict[str, Any]:
-        return {**self.config.described, "num_classes": self.num_classes}
+        seeded = {"data_seed": self.config.data_seed} if self.drawn else {}
+        return {**self.config.described, **seeded, "num_classes": self.num_classes}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -167,7 +167,11 @@ def test_a_wrong_space_is_named(change: dict[str, object], message: str) -> None
     ("arguments", "space", "message"),
     [
         (["search", *OPTIONS], {"penality": {"_type": "choice", "_value": [0]}}, "parameter 'penality' is no option"),
-        (["search", *OPTIONS], {"penalty": {"_type": "choice", "_value": [0, -1]}}, "penalty must be a number of 0 or more"),
+        (
+            ["search", *OPTIONS, "--strategy", "darts"],
+            {"penalty": {"_type": "choice", "_value": [0, -1]}},
+            "penalty must be a number of 0 or more",
+        ),
         (["search", *OPTIONS, "--candidates", "cnov"], {}, "operator must be conv"),
         (["evaluate", *OPTIONS], {"x": {"_type": "choice", "_value": [0]}}, "'x' is no slot"),
         (TRAIN, {"mixing": {"_type": "choice", "_value": ["sum", "summ"]}}, "mixing must be one of"),

@@ -446,7 +446,7 @@ def test_the_seed_gives_the_weights() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strategy": "dart"}, "strategy must be one of darts, gumbel, proxyless, random, single_path; got 'dart'"),
+        ({"strategy": "dart"}, "strategy must be one of single_path, darts, gumbel, proxyless, random; got 'dart'"),
         ({"strategy": "gumbel", "penalty": 0.1}, "penalty needs strategy darts; got strategy='gumbel'"),
         ({"darts_order": 3}, "darts_order must be one of 1, 2; got 3"),
         ({"strategy": "gumbel", "darts_order": 2}, "darts_order needs strategy darts; got strategy='gumbel'"),

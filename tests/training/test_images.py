@@ -244,7 +244,7 @@ def test_labels_are_needed_for_training(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"name": "nonsense"}, "'cued-digits', 'cued-shapes', 'digits', a folder .*got 'nonsense'"),
+        ({"name": "nonsense"}, "'digits', 'cued-digits', 'cued-shapes', a folder .*got 'nonsense'"),
         ({"name": "/no/such/folder"}, "got '/no/such/folder', and there is no such folder"),
         ({"name": "folder"}, "needs root"),
         ({"name": "torch/cifar10"}, "needs root"),

@@ -226,7 +226,7 @@ def test_the_report_has_both_tables(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["random", "best"])
 def test_what_cannot_be_assessed_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="strategy must be one of darts, gumbel"):
+    with pytest.raises(UserError, match="strategy must be one of single_path, darts"):
         check_strategies(["darts", name], CUED)
 
 
