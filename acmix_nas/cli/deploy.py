@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from acmix_nas.cli.shared import Device, Fused, ImageSize, Output, Saved, Weights, folder_for, name_of, opened, out, size_for
+from acmix_nas.cli.shared import Device, Fused, ImageSize, Output, Saved, Weights, folder_for, name_of, out, size_for
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,12 +33,12 @@ def profile(
     from acmix_nas.architecture import build
     from acmix_nas.deploy import profile as profiling
     from acmix_nas.deploy.fusion import fuse
-    from acmix_nas.training.retrain import sized
+    from acmix_nas.training.retrain import open_saved, sized
     from acmix_nas.util.files import unused
     from acmix_nas.util.timing import device_of
 
     paths = [architecture, *architectures]
-    found = {name_of(path, paths): opened(path)[0] for path in paths}
+    found = {name_of(path, paths): open_saved(path)[0] for path in paths}
     size = size_for(found.values(), image_size)
     found = {name: sized(one, size[-1]) for name, one in found.items()}
     networks = {name: build(one) for name, one in found.items()}
@@ -73,9 +73,9 @@ def export_onnx(
     from acmix_nas.architecture import build
     from acmix_nas.deploy.export import export_onnx as run_export
     from acmix_nas.deploy.fusion import fuse
-    from acmix_nas.training.retrain import sized
+    from acmix_nas.training.retrain import open_saved, sized
 
-    found, checkpoint = opened(architecture, weights)
+    found, checkpoint, _ = open_saved(architecture, weights)
     size = size_for([found], image_size)
     network = build(sized(found, size[-1]), weights=checkpoint)
     if fused:

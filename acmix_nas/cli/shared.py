@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Device", "Devices", "Flag", "Fused", "ImageSize", "Output", "Saved", "Weights", "costs_table", "folder_for", "name_of",
-    "opened", "out", "resumable", "size_for", "slots_table",
+    "out", "resumable", "size_for", "slots_table",
 ]  # fmt: skip
 
 out = Console()
@@ -104,20 +104,6 @@ def remove_if_empty(folder: Path) -> None:
     """Take back a new folder that a mistake left without content."""
     with suppress(OSError):
         folder.rmdir()
-
-
-def opened(saved: Path, weights: Path | None = None) -> tuple[Architecture, Path | None]:
-    """Return the architecture in a file or a folder, or of a backbone as it stands, and its weights, where there are any."""
-    from acmix_nas.architecture import Architecture
-    from acmix_nas.slots.backbones import is_backbone
-
-    if not saved.exists():
-        if not is_backbone(str(saved)):
-            raise UserError(f"architecture: no file or folder {str(saved)!r}, and timm knows no network of this name")
-        return Architecture(str(saved), slots={}, candidates=()), weights
-    file = saved / "architecture.json" if saved.is_dir() else saved
-    beside = file.with_name(file.name.replace("architecture", "network")).with_suffix(".pt")
-    return Architecture.load(file), weights or (beside if beside.exists() else None)
 
 
 def size_for(architectures: Iterable[Architecture], image_size: str | None) -> tuple[int, int, int]:
