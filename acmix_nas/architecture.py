@@ -24,8 +24,8 @@ __all__ = ["Architecture", "build"]
 KIND = "architecture"
 KINDS: dict[str, tuple[type, ...]] = {
     "backbone": (str, NoneType), "slots": (dict,), "candidates": (list,), "backbone_args": (dict,), "pattern": (list,),
-    "heads": (int, dict, NoneType), "budget": (dict,), "seed": (int, NoneType), "data": (dict,), "metric": (dict,),
-    "probabilities": (dict,), "scores": (dict,), "origins": (dict,),
+    "heads": (int, dict, NoneType), "budget": (dict,), "seed": (int, NoneType), "data": (dict,), "task": (str, NoneType),
+    "metric": (dict,), "probabilities": (dict,), "scores": (dict,), "origins": (dict,),
 }  # fmt: skip
 
 
@@ -44,6 +44,7 @@ class Architecture:
         seed: of the search.
         data: what it was searched on: {"name": "digits", "num_classes": 10, "image_size": 32}, and "in_chans" where these are
             not 3.
+        task: the registered name of what it was trained for; None for a task that has none.
         metric: what the search measured, such as {"val_accuracy": 0.97}.
         probabilities: slot → operator → probability, where a search has them.
         scores: slot → operator → what it adds to an architecture's score, where a search has chosen by something else.
@@ -68,6 +69,7 @@ class Architecture:
     budget: Mapping[str, float] = field(default_factory=dict)
     seed: int | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+    task: str | None = "classification"
     metric: Mapping[str, float] = field(default_factory=dict)
     probabilities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

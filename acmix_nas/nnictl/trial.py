@@ -131,7 +131,7 @@ def evaluate_one(config: SearchConfig, supernet: Path | None, output: Path | Non
     network, score = judge(trained, choice)
     costs = trained.table.of_architecture(choice)
     metric = {f"inherited_val_{trained.task.metric}": score, **costs}
-    describe(config, trained.data, choice, metric=metric).save(folder / "architecture.json")
+    describe(config, trained, choice, metric=metric).save(folder / "architecture.json")
     save_tensors(folder / "network.pt", network.state_dict())
     with SummaryWriter(folder / "tensorboard") as writer:
         for name, value in metric.items():

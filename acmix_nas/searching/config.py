@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from acmix_nas.costs.registry import COSTS
 from acmix_nas.strategies.base import STRATEGIES, SearchStrategy
@@ -74,7 +74,7 @@ class SearchConfig:
     heads: int | Mapping[str, int] | None = None
     share: str = "all"
     strategy: str = field(default="single_path", metadata={"names": STRATEGIES})
-    method: SearchStrategy = field(default=None, metadata={"variants": STRATEGIES, "by": "strategy"})
+    method: SearchStrategy = field(default=cast("SearchStrategy", None), metadata={"variants": STRATEGIES, "by": "strategy"})
     budget: Sequence[str] = field(default=(), metadata={"names": COSTS})
     finalists: int = 1
     apart: int = 2

@@ -193,7 +193,7 @@ def run_search(
     costs = supernet.table.of_architecture(choice)
     operators = shortlist.operators
     architecture = describe(
-        config, data, choice, budget=config.limits, metric=metric | costs,
+        config, supernet, choice, budget=config.limits, metric=metric | costs,
         probabilities=operators.probabilities if operators else {}, scores=operators.scores if operators else {},
     )  # fmt: skip
     architecture.save(folder / "architecture.json")

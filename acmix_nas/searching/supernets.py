@@ -67,11 +67,12 @@ def make_supernet(
     return Supernet(space, data, task, table, config.limits, config.recipe.seed, progress)
 
 
-def describe(config: SearchConfig, data: Data, choice: Mapping[str, str], **found: Any) -> Architecture:
+def describe(config: SearchConfig, supernet: Supernet, choice: Mapping[str, str], **found: Any) -> Architecture:
     """Return the architecture of a choice in this space; `found` is what the search says of it."""
     return Architecture(
-        config.backbone, choice, config.candidates, config.arguments(data.input_size[-1]), config.slots, config.heads,
-        seed=config.recipe.seed, data=data.described, origins=origins_of(config), **found,
+        config.backbone, choice, config.candidates, config.arguments(supernet.data.input_size[-1]), config.slots, config.heads,
+        seed=config.recipe.seed, data=supernet.data.described, task=TASKS.name_of(type(supernet.task)),
+        origins=origins_of(config), **found,
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def retrain(
     architecture: Architecture | str | Path | Any,
     data: Data | pl.LightningDataModule | DataConfig | str | Path | None = None,
     *,
-    task: Task | str = "classification",
+    task: Task | str | None = None,
     warm: bool = False,
     output: str | Path | None = None,
     backbone: nn.Module | None = None,
@@ -71,7 +71,7 @@ def retrain(
     Args:
         architecture: what `search` returned, an architecture or its file, the folder of a search, or a name of timm's.
         data: a `Data`, a Lightning data module, a folder of images or a registered name; that of the search by default.
-        task: an object, or a registered name.
+        task: an object, or a registered name; that of the search by default.
         warm: whether to start from the weights that the search left.
         output: the folder to write into; a new one under runs/ by default.
         backbone: the module that was searched, where it is not one of timm's; it is copied.
@@ -103,7 +103,7 @@ def retrain(
         images = data_for(chosen_images(found, config, data, settings.keys()), seed=recipe.seed)
     folder = Path(output) if output is not None else new_folder(Path("runs"), "retrain")
     return train_architecture(
-        found, images, recipe, folder, task=task_for(task), weights=weights if warm else None, backbone=module,
+        found, images, recipe, folder, task=task_for(task, found), weights=weights if warm else None, backbone=module,
         progress=progress, resume=resume, trainer_kwargs={"devices": devices},
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ def evaluate(
     data: Data | pl.LightningDataModule | DataConfig | str | Path | None = None,
     part: str = "test",
     *,
-    task: Task | str = "classification",
+    task: Task | str | None = None,
     backbone: nn.Module | None = None,
     progress: bool = False,
 ) -> Evaluation:
@@ -123,9 +123,8 @@ def evaluate(
         run: what `retrain` returned, or its folder.
         data: other data of the same outputs; those of the training by default.
         part: "test" or "validation".
-        task: an object, or a registered name.
+        task: an object, or a registered name; that of the training by default.
         backbone: the module that was searched, where `run` is a folder and it is not one of timm's; it is copied.
-        task: an object, or a registered name.
         progress: whether a bar is shown.
 
     Returns:
@@ -153,7 +152,7 @@ def evaluate(
     here = images.described["num_classes"]
     if here != classes:
         raise UserError(f"data have {here} classes, and the network {classes}; give data of the same classes")
-    return measure(network, images, part, task_for(task), progress)
+    return measure(network, images, part, task_for(task, architecture), progress)
 
 
 def open_saved(saved: Any, weights: Path | None = None) -> tuple[Architecture, Path | None, nn.Module | None]:
@@ -181,9 +180,19 @@ def open_saved(saved: Any, weights: Path | None = None) -> tuple[Architecture, P
     return Architecture.load(file), weights or (beside if beside.exists() else None), None
 
 
-def task_for(task: Task | str) -> Task:
-    """Return a task, by its registered name or as it is."""
-    return TASKS.get(task)() if isinstance(task, str) else task
+def task_for(task: Task | str | None, architecture: Architecture | None = None) -> Task:
+    """Return a task, by its registered name or as it is; that of the architecture where none is given.
+
+    Raises:
+        UserError: for an unknown name, and where the architecture was trained for a task that has none.
+    """
+    if task is None and architecture is not None:
+        task = architecture.task
+        if task is None:
+            raise UserError("task must be given: the search ran on a task of your own, which has no registered name")
+        if task not in TASKS and (origin := architecture.origins.get("tasks", {}).get(task)):
+            raise UserError(f"task must be given: the search ran on {task!r}, which {origin} adds; install that package")
+    return task if isinstance(task, Task) else TASKS.get(task or TASKS.default)()
 
 
 def data_for(data: pl.LightningDataModule | DataConfig, seed: int = 0) -> Data:
@@ -318,11 +327,12 @@ def train_architecture(
     Raises:
         UserError: as `fit` and `build` do, and where the folder holds another architecture.
     """
-    task = task or task_for("classification")
+    task = task_for(task, architecture)
     goes_on = begun(folder, resume)
     arguments = {**architecture.backbone_args, **(backbone_args or {})}
-    origins = {**architecture.origins, "data": DATA.origins([str(data.name)])}
-    architecture = dataclasses.replace(architecture, data=data.described, backbone_args=arguments, origins=origins)
+    name = TASKS.name_of(type(task))
+    origins = {**architecture.origins, "data": DATA.origins([str(data.name)]), "tasks": TASKS.origins([name] if name else [])}
+    architecture = dataclasses.replace(architecture, data=data.described, task=name, backbone_args=arguments, origins=origins)
     architecture = sized(architecture, data.input_size[-1])
     file = folder / "architecture.json"
     if file.exists():  # of what goes on, or was refused or interrupted before its first checkpoint

@@ -78,6 +78,10 @@ class Registry(Generic[T]):
             self.register(name)(declared[name].load())
         return self._registered[name]
 
+    def name_of(self, thing: T) -> str | None:
+        """Return the name under which a thing is registered; None where it has none."""
+        return next((name for name, known in self._registered.items() if known is thing), None)
+
     def origin(self, name: str) -> str:
         """Return the distribution and its version that a name comes from, or the module where none is installed."""
         return origin_of(self.get(name))

@@ -30,7 +30,7 @@ ORIGINS = {
     "operators": {"axial": ORIGIN}, "strategies": {"local_search": ORIGIN}, "costs": {"activations": ORIGIN},
     "tasks": {"top2": ORIGIN}, "data": {"shapes": ORIGIN}, "backbones": {"pebble": ORIGIN},
 }  # fmt: skip
-REGISTERED = {
+REGISTERED: dict[str, tuple[Registry[Any], str]] = {
     "axial": (OPERATORS, "axial"), "local_search": (STRATEGIES, "local_search"), "activations": (COSTS, "activations"),
     "top2": (TASKS, "top2"), "shapes": (DATA, "shapes"),
 }  # fmt: skip
@@ -137,10 +137,10 @@ def test_all_six_are_searched_retrained_profiled_fused_and_exported(tmp_path: Pa
             neighbour = tuple({**best, slot: name}.values())
             assert neighbour in judged or sum(1 + one.startswith("acmix") for one in neighbour) > 4  # over the budget
 
-    trained = acmix_nas.retrain(found, task="top2", epochs=1, output=tmp_path / "trained", progress=False)
+    trained = acmix_nas.retrain(found, epochs=1, output=tmp_path / "trained", progress=False)
     assert trained.metric == "top2"
     assert json.loads((tmp_path / "trained" / "architecture.json").read_text())["origins"] == ORIGINS
-    assert acmix_nas.evaluate(trained, task="top2").score == trained.test
+    assert acmix_nas.evaluate(trained).score == trained.test
     (profiled,) = acmix_nas.profile({"pebble": trained.network}, 16, batch_size=2, repeats=1, warmup=0, progress=False)
     assert profiled.parameters == found.costs["parameters"]
     images = torch.randn(2, 3, 16, 16)
@@ -221,8 +221,8 @@ def test_the_command_line_and_trials_take_all_six(tmp_path: Path) -> None:
         f"trial evaluate {config} --check slots.json",
         f"trial train --backbone pebble {images} --output alone",
         f"search {search} --output searched",
-        "retrain searched --task top2 --epochs 1 --output trained",
-        "evaluate trained --task top2",
+        "retrain searched --epochs 1 --output trained",
+        "evaluate trained",
         "derive searched --pareto activations --output front",
         "profile trained --fused --output profiled",
         "export-onnx trained network.onnx --fused",

@@ -17,7 +17,8 @@ from acmix_nas.training.config import DataConfig
 from acmix_nas.training.data import Data
 from acmix_nas.training.images import ImageData
 from acmix_nas.training.recipe import Recipe
-from acmix_nas.training.retrain import Trained, data_of, evaluate, retrain, sized, train_architecture
+from acmix_nas.training.retrain import Trained, data_of, evaluate, retrain, sized, task_for, train_architecture
+from acmix_nas.training.task import Classification
 from acmix_nas.util.errors import UserError
 from tests.small import SLOTS
 
@@ -31,6 +32,27 @@ def test_images_are_those_of_the_search() -> None:
 
 def test_images_that_are_chosen_stand_over_those_of_the_search() -> None:
     assert data_of(SEARCHED, DataConfig("digits"), ["name"]) == DataConfig("digits", image_size=48)
+
+
+class Nameless(Classification):
+    """A task that is registered under no name."""
+
+
+def test_the_task_is_that_of_the_search(tmp_path: Path) -> None:
+    trained = one_epoch(tmp_path, task=Nameless())
+    assert Architecture.load(tmp_path / "architecture.json").task is None
+    assert task_for(None, one_epoch(tmp_path / "named").architecture).metric == "accuracy"
+    with pytest.raises(UserError, match="task must be given: the search ran on a task of your own"):
+        evaluate(trained)
+    assert evaluate(trained, task=Nameless()).score == trained.test
+
+
+def test_a_task_of_another_package_is_asked_for() -> None:
+    architecture = Architecture("resnet14t", {}, (), task="depth", origins={"tasks": {"depth": "depths 2.1"}})
+    with pytest.raises(UserError, match=r"the search ran on 'depth', which depths 2\.1 adds; install that package"):
+        task_for(None, architecture)
+    with pytest.raises(UserError, match="task must be one of classification"):
+        task_for(None, Architecture("resnet14t", {}, (), task="depth"))
 
 
 @pytest.mark.parametrize(
