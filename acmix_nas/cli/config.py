@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from acmix_nas.util.errors import UserError
+from acmix_nas.util.errors import UserError, did_you_mean
 from acmix_nas.util.files import check_format
 from acmix_nas.util.reading import is_mapping
-from acmix_nas.util.settings import Setting, did_you_mean, flat_values
+from acmix_nas.util.settings import Setting, flat_values, there_are
 
 __all__ = ["overlaid", "read_config", "written"]
 
@@ -104,7 +104,7 @@ def _read(
             continue
         if field not in places[path]:
             known = {*places[path], *(place[len(path)] for place in places if place[:-1] == path and place)}
-            raise UserError(f"{where}: {key!r} is no option of this command{did_you_mean(field, known)}")
+            raise UserError(f"{where}: {key!r} is no option of this command{did_you_mean(field, known) or there_are(known)}")
         name = places[path][field]
         if name in found:
             raise UserError(f"{where}: {name!r} is there twice; say it once")

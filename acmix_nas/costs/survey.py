@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from acmix_nas.operators import strided
 from acmix_nas.slots.finding import Slot
 from acmix_nas.slots.making import make_operator, put
-from acmix_nas.util.errors import UserError
+from acmix_nas.util.errors import UserError, first_line
 
 __all__ = ["Survey", "survey"]
 
@@ -59,10 +59,37 @@ class Survey:
     _made: dict[tuple[str, str], nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     def operator(self, slot: Slot, name: str) -> nn.Module:
-        """Return an operator as it would stand at a slot, on the meta device; costs share it."""
+        """Return an operator as it would stand at a slot, on the meta device; costs share it.
+
+        Raises:
+            UserError: where it does not run on the maps that reach the slot, or returns others than it must.
+        """
         if (slot.name, name) not in self._made:
-            self._made[slot.name, name] = make_operator(slot, name, device="meta")
+            made = make_operator(slot, name, device="meta")
+            operator = made.get_submodule("operator") if isinstance(made, nn.Sequential) else made
+            check_runs(operator, f"operator {name!r} at slot {slot.name!r}", slot, *self.sizes[slot.name])
+            self._made[slot.name, name] = made
         return self._made[slot.name, name]
+
+
+def check_runs(operator: nn.Module, what: str, slot: Slot, height: int, width: int) -> None:
+    """Check, on the meta device, that an operator turns a map of this size into one that fits its slot.
+
+    Args:
+        what: what the operator is called in messages.
+
+    Raises:
+        UserError: where it does not.
+    """
+    given = (1, slot.in_channels, height, width)
+    expected = (1, slot.out_channels, strided(height, slot.stride), strided(width, slot.stride))
+    try:
+        with torch.no_grad():
+            returned = tuple(operator(torch.empty(given, device="meta")).shape)
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{what} does not run on a map of shape {given}: {first_line(error)}") from error
+    if returned != expected:
+        raise UserError(f"{what} must return shape {expected} for a map of shape {given}; it returns {returned}")
 
 
 def survey(network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int]) -> Survey:

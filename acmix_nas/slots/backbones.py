@@ -17,7 +17,7 @@ from acmix_nas.slots.blocks import open_blocks
 from acmix_nas.slots.finding import Heads, Slot, find_slots
 from acmix_nas.slots.making import put
 from acmix_nas.slots.names import DEFAULT_CANDIDATES
-from acmix_nas.util.errors import UserError, first_line, one_of
+from acmix_nas.util.errors import UserError, did_you_mean, first_line, one_of
 from acmix_nas.util.registry import is_foreign, load_group, origin_of
 
 __all__ = [
@@ -41,9 +41,9 @@ def make_backbone(backbone: str | nn.Module, arguments: dict[str, Any] | None = 
     if isinstance(backbone, nn.Module):
         return copy.deepcopy(backbone)
     if not is_backbone(backbone):
-        near = timm.list_models(f"*{backbone[:6]}*")[:3]
-        hint = f", perhaps {', '.join(near)}" if near else ""
-        raise UserError(f"backbone must be a name that timm knows{hint}; got {backbone!r}")
+        raise UserError(
+            f"backbone must be a name that timm knows; got {backbone!r}{did_you_mean(backbone, timm.list_models())}"
+        )
     pretrained_config(backbone)
     try:
         return timm.create_model(backbone, **(arguments or {}))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import timm
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -23,7 +24,7 @@ from acmix_nas.training.images import ImageData
 from acmix_nas.training.loop import Fitted, begun, fit, measure, seed_all
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.task import Evaluation, Task
-from acmix_nas.util.errors import UserError
+from acmix_nas.util.errors import UserError, did_you_mean
 from acmix_nas.util.files import new_folder
 from acmix_nas.util.settings import flat_names, replace_flat, settings_of
 
@@ -173,7 +174,10 @@ def open_saved(saved: Any, weights: Path | None = None) -> tuple[Architecture, P
     path = Path(saved)
     if not path.exists():
         if not is_backbone(str(saved)):
-            raise UserError(f"architecture: no file or folder {str(saved)!r}, and timm knows no network of this name")
+            raise UserError(
+                "architecture must be architecture.json, the folder of a search or a training, or a name that timm knows; "
+                f"there is no {str(saved)!r}{did_you_mean(str(saved), timm.list_models())}"
+            )
         return Architecture(str(saved), slots={}, candidates=()), weights, None
     file = path / "architecture.json" if path.is_dir() else path
     beside = file.with_name(file.name.replace("architecture", "network")).with_suffix(".pt")

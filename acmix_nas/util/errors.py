@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "first_line", "one_of"]
+__all__ = ["UserError", "did_you_mean", "first_line", "one_of"]
 
 
 class UserError(ValueError):
@@ -20,8 +21,22 @@ class UserError(ValueError):
 
 
 def one_of(what: str, got: object, allowed: Iterable[object]) -> UserError:
-    """The error for a word that is not among the allowed ones."""
-    return UserError(f"{what} must be one of {', '.join(map(str, allowed))}; got {got!r}")
+    """Return the error for a word that is not among the allowed ones."""
+    known = [str(one) for one in allowed]
+    return UserError(f"{what} must be one of {', '.join(known)}; got {got!r}{did_you_mean(str(got), known)}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name, with the nearest known one; nothing where none is near.
+
+    Example:
+        >>> did_you_mean("penality", ["lr", "penalty"])
+        "; did you mean 'penalty'?"
+        >>> did_you_mean("depth", ["lr", "penalty"])
+        ''
+    """
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def first_line(error: BaseException) -> str:

@@ -13,7 +13,6 @@ The metadata of a field may say:
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,10 +20,10 @@ from dataclasses import MISSING, dataclass
 from functools import cache
 from typing import Any
 
-from acmix_nas.util.errors import UserError
+from acmix_nas.util.errors import UserError, did_you_mean
 from acmix_nas.util.reading import Mismatch, read
 
-__all__ = ["Setting", "did_you_mean", "flat_names", "flat_values", "replace_flat", "settings_of"]
+__all__ = ["Setting", "flat_names", "flat_values", "replace_flat", "settings_of", "there_are"]
 
 
 @dataclass(frozen=True)
@@ -117,21 +116,14 @@ def replace_flat(values: Mapping[str, Any], *instances: Any) -> list[Any]:
     settings = settings_of(*map(type, instances))
     for name in values:
         if name not in settings:
-            raise UserError(f"parameter {name!r} is no option here{did_you_mean(name, settings)}")
+            raise UserError(f"parameter {name!r} is no option here{did_you_mean(name, settings) or there_are(settings)}")
     ready = {name: settings[name].read(value, name) for name, value in values.items()}
     return [_replaced(instance, ready) for instance in instances]
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the nearest known name, or all where none is near.
-
-    Example:
-        >>> did_you_mean("penality", ["lr", "penalty"])
-        "; did you mean 'penalty'?"
-    """
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(known)}"
+def there_are(names: Iterable[str]) -> str:
+    """Return the end of a message about a name that is near to none of these."""
+    return f"; there are {', '.join(sorted(names))}"
 
 
 def _settings(group: type, path: tuple[str, ...] = (), root: type | None = None) -> Iterator[Setting]:

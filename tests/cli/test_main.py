@@ -230,7 +230,7 @@ def test_the_size_of_the_images_must_be_known(call: Call) -> None:
 @pytest.mark.parametrize("command", [["retrain"], ["profile"], ["export-onnx"]])
 def test_neither_a_path_nor_a_name(call: Call, command: list[str]) -> None:
     arguments = [*command, "resnet1O", *(["out.onnx"] if command == ["export-onnx"] else [])]
-    one_line(call(*arguments), "no file or folder 'resnet1O'", "timm knows no network")
+    one_line(call(*arguments), "architecture must be architecture.json", "there is no 'resnet1O'; did you mean 'resnet")
 
 
 def test_a_path_stands_over_a_name(call: Call, tmp_path: Path) -> None:

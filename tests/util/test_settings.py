@@ -17,7 +17,7 @@ from acmix_nas.training.recipe import Recipe
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.reading import Mismatch, read
 from acmix_nas.util.registry import Registry
-from acmix_nas.util.settings import did_you_mean, flat_names, flat_values, replace_flat, settings_of
+from acmix_nas.util.settings import flat_names, flat_values, replace_flat, settings_of
 
 WAYS = Registry[type]("way", "acmix_nas.no_such_group")
 
@@ -155,10 +155,6 @@ def test_settings_are_checked_against_those_given_with_them() -> None:
     assert replace_flat({"epochs": 40, "arc_warmup": 30}, SearchConfig()) == [
         SearchConfig(method=SinglePathSearch(arc_warmup=30), recipe=Recipe(epochs=40))
     ]
-
-
-def test_the_nearest_name_is_said() -> None:
-    assert did_you_mean("penality", {"lr", "penalty"}) == "; did you mean 'penalty'?"
 
 
 @pytest.mark.parametrize(
