@@ -40,7 +40,7 @@ SEARCH = "search"
 
 
 def references(space: Space) -> dict[str, Architecture]:
-    """The space's network with one operator everywhere, for each of them."""
+    """Return the space's network with one operator everywhere, for each of them."""
     return {f"all {operator}": space.architecture((operator,) * len(space.slots)) for operator in space.config.candidates}
 
 
@@ -111,12 +111,12 @@ class Run:
 
     @property
     def experiment(self) -> Path:
-        """NNI's folder."""
+        """Return NNI's folder."""
         return (self.folder / "experiment").resolve()
 
     @property
     def searched(self) -> Path:
-        """The folder of the best trial's copy."""
+        """Return the folder of the best trial's copy."""
         return self.folder / "networks" / SEARCH
 
     def train(self, architectures: Mapping[str, Architecture]) -> None:
@@ -127,14 +127,14 @@ class Run:
 
     @property
     def missing(self) -> list[str]:
-        """What has not finished."""
+        """Return what has not finished."""
         search = [] if FOUND in self.architectures else ["the search"]
         return search + [f"{name}, seed {seed}" for name, seed in self.trainings.unfinished()]
 
 
 @contextmanager
 def _shown(run: Run) -> Iterator[None]:
-    """At the end, whatever it is, shows what has finished."""
+    """Show what has finished, at the end of the block, whatever that is."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:

@@ -94,7 +94,7 @@ def _finished(future: Future[Any]) -> bool:
 
 
 def trained(folder: Path, name: str, seed: int) -> Path:
-    """Where the demo trains a network."""
+    """Return the folder in which the demo trains a network."""
     return folder / "networks" / name.replace(" ", "-") / f"seed-{seed}"
 
 

@@ -19,7 +19,7 @@ def normalised_sum(
     norms: Sequence[nn.BatchNorm2d],
     pairs: Sequence[tuple[int, int]],
 ) -> Tensor:
-    """Σ wᵢ · normᵢ(Σ sᵢₘ · mapₘ), and the running statistics of the norms as if each had run.
+    """Compute Σ wᵢ · normᵢ(Σ sᵢₘ · mapₘ), and update the running statistics of the norms as if each had run.
 
     Nothing is mixed or normalised map by map: the mean and the variance of a mixture follow from the means, variances and
     covariances of what it is made of, so all of it is one linear combination of the maps, channel by channel. For seven
@@ -88,7 +88,7 @@ def _combine(maps: Sequence[Tensor], factors: Tensor, shift: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _track(norms: Sequence[nn.BatchNorm2d], means: Tensor, variances: Tensor, images: int) -> None:
-    """The running statistics, as nn.BatchNorm2d keeps them."""
+    """Update the running statistics, as nn.BatchNorm2d does."""
     unbiased = variances * (images / max(images - 1, 1))
     for norm, mean, variance in zip(norms, means, unbiased, strict=True):
         assert norm.num_batches_tracked is not None

@@ -48,7 +48,7 @@ class Perturbation(Judge):
     supernet for some epochs after every slot; here its weights stay as they are, which takes seconds, and batch norms
     get statistics of their own for every measurement.
 
-    Args: as of `Judge`.
+    Args: see `Judge`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Perturbation(Judge):
             put(self.network, name, mixture)
 
     def scores(self, probabilities: Mapping[str, Mapping[str, float]], progress: bool = False) -> dict[str, dict[str, float]]:
-        """Slot → operator → share of the images that the network gets wrong without it; the probability breaks ties.
+        """Return slot → operator → share of the images that the network gets wrong without it. The probability breaks ties.
 
         Args:
             probabilities: slot → operator → weight in the mixture.

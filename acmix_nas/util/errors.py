@@ -20,10 +20,10 @@ class UserError(ValueError):
 
 
 def one_of(what: str, got: object, allowed: Iterable[object]) -> UserError:
-    """The error for a word that is not among the allowed ones."""
+    """Return the error for a word that is not among the allowed ones."""
     return UserError(f"{what} must be one of {', '.join(map(str, allowed))}; got {got!r}")
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, for one line of ours; its kind where it says nothing."""
+    """Return what another library's error says, for one line of ours, or its kind where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

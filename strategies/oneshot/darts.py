@@ -40,7 +40,7 @@ class DARTS(NniDARTS):
         table: the cost table; measured at the size of the first images by default.
         learn_mixing: whether α and β are learned during the search after all.
         order: 1 or 2.
-        others: as of NNI's DARTS: `arc_learning_rate`, `warmup_epochs`, `gradient_clip_val`, `log_prob_every_n_step`.
+        others: of NNI's DARTS: `arc_learning_rate`, `warmup_epochs`, `gradient_clip_val`, `log_prob_every_n_step`.
 
     Raises:
         UserError: for a negative penalty, an unknown cost or another order.
@@ -93,12 +93,12 @@ class CostPenalty:
         self.slots: list[MixedSlot] = []
 
     def expected(self) -> Tensor:
-        """E: expected cost under the live softmax; 1 is the mean of the space."""
+        """Compute E: expected cost under the live softmax. 1 is the mean of the space."""
         assert self.table is not None
         return self.table.expected({slot.slot.name: slot.probabilities() for slot in self.slots}, self.cost)
 
     def __call__(self, loss: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss with the penalty, and what to log of it."""
+        """Return the loss with the penalty, and what to log of it."""
         if self.table is None:
             return loss, {}
         expected = self.expected()
@@ -151,7 +151,7 @@ class DartsModule(SearchModule):
 
     @contextmanager
     def _unlogged(self) -> Iterator[None]:
-        """A virtual step is no step of the training."""
+        """Leave virtual steps out of the log: they are no steps of the training."""
         self.training_module.log = lambda *_, **__: None
         try:
             yield

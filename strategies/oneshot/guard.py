@@ -51,7 +51,7 @@ class Guard(pl.Callback):
         self.collapse: dict[str, Any] | None = None
 
     def is_bad(self, accuracy: float, probabilities: dict[str, dict[str, float]]) -> bool:
-        """Whether an epoch is; to be asked once of each, in order."""
+        """Return whether this epoch counts as bad. Call it once per epoch, in order."""
         decision = Decision.of(probabilities)
         before = self.strength
         self.strength = 0.0
@@ -95,7 +95,7 @@ class Guard(pl.Callback):
                     slot._arch_alpha.copy_(alpha)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next epochs depend on; Lightning keeps it in checkpoints."""
+        """Return all that the next epochs depend on. Lightning keeps it in checkpoints."""
         return {name: getattr(self, name) for name in ("best", "bad", "strength", "good", "good_epoch", "collapse")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -104,5 +104,5 @@ class Guard(pl.Callback):
 
 
 def slots_of(module: pl.LightningModule) -> list[MixedSlot]:
-    """The slots of a differentiable supernet."""
+    """Return the slots of a differentiable supernet."""
     return [slot for slot in module.modules() if isinstance(slot, MixedSlot)]
