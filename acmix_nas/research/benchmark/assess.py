@@ -191,7 +191,7 @@ def assess(
         seeds: 0 to seeds − 1.
         path: the JSON file.
         workers: processes, of one thread each, as the table's trainings had.
-        warm: so many random architectures are trained on from what each search's supernet gives them, to judge its ranking by.
+        warm: so many random architectures are trained on from what each search's supernet gives them, to measure its ranking.
 
     Raises:
         UserError: where the file is of another space, or a number has no meaning.
@@ -453,9 +453,9 @@ def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen
         for one in ranks(table, outcomes)
     ]  # fmt: skip
     said = (
-        f"{seeds} seeds; {len(table.choices)} architectures, {len(table.seeds)} trainings each; a training alone strays by "
-        f"{100 * table.noise():.2f} points; noise ceiling of τ {table.ceiling()}, "
-        f"in the best third {table.ceiling(among=table.top())}; the dearest training takes {dearest(table):.0f} s. "
+        f"{seeds} seeds. {len(table.choices)} architectures, {len(table.seeds)} trainings each. A training alone strays by "
+        f"{100 * table.noise():.2f} points. Noise ceiling of τ: {table.ceiling()}, "
+        f"in the best third {table.ceiling(among=table.top())}. The dearest training takes {dearest(table):.0f} s. "
         f"A race is among {FINALISTS}. Accuracy (test part) and regret are in points."
     )
     parts = [f"<!-- {provenance()['made_by']}, {provenance()['date']} -->", said]
