@@ -229,7 +229,7 @@ def fit(
 
     Writes into the folder: result.json, network.pt (the state dict), checkpoints/last.ckpt (after each
     epoch) and best.ckpt (by the validation score), tensorboard/. It runs on one device unless trainer_kwargs says more,
-    such as {"devices": 8, "strategy": "ddp"}; then the first process judges and writes, and all return the result.
+    such as {"devices": 8, "strategy": "ddp"}; then the first process evaluates and writes, and all return the result.
 
     Args:
         task: classification by default.
@@ -283,14 +283,14 @@ def _modes_kept(network: nn.Module) -> Iterator[None]:
 
 
 def judging_device(network: nn.Module) -> torch.device:
-    """Return where a network is judged: where it is, or on the GPU if there is one, since Lightning leaves it on the CPU."""
+    """Return where a network is evaluated: where it is, or on the GPU if there is one, since Lightning leaves it on the CPU."""
     home = next(network.parameters()).device
     return torch.device("cuda") if home.type == "cpu" and torch.cuda.is_available() else home
 
 
 @contextmanager
 def _judged(network: nn.Module) -> Iterator[torch.device]:
-    """Yield the device to judge on. Device and modes are afterwards what they were."""
+    """Yield the device to evaluate on. Device and modes are afterwards what they were."""
     home, device = next(network.parameters()).device, judging_device(network)
     with _modes_kept(network):
         network.to(device)

@@ -30,8 +30,8 @@ class DARTS(NniDARTS):
     live softmax over its mean over the space: at a penalty of 0.1, an architecture of half the mean's cost is worth 0.05 of
     loss. (NNI's own penalty is computed from numbers without a gradient, and changes nothing.)
 
-    In second order the architecture is judged by the weights as they will be after their next step, see `unrolled`: four
-    gradients instead of one. The virtual steps leave no trace in the statistics of batch norms, nor in the logs, and are in
+    In second order the architecture's loss is that of the weights after their next step, see `unrolled`: four gradients
+    instead of one. The virtual steps leave no trace in the statistics of batch norms, nor in the logs, and are in
     full precision or worth nothing, since they are differences.
 
     Args:

@@ -1,4 +1,4 @@
-"""Training every architecture of a space alone, or a sample, several seeds each: the table that searches are judged by."""
+"""Training every architecture of a space alone, or a sample, several seeds each: the table that searches are measured by."""
 
 from __future__ import annotations
 
