@@ -18,8 +18,8 @@ TRIES = 2000
 class RegularizedEvolution:
     """Aging evolution (Real et al. 2019): the best of a random few is mutated at one slot, and the oldest dies.
 
-    It differs in three ways, since a search may be short: what is over the budget is never asked for, what is known is never
-    asked for again, and where every mutant of a parent is known a second slot mutates, and so on.
+    It differs in three ways, since a search may be short. It never asks for what is over the budget. It never asks again for
+    what it knows. Where every mutant of a parent is known a second slot mutates, and so on.
 
     Args:
         candidates: slot → its operators.

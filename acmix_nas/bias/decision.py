@@ -20,8 +20,8 @@ COIN_FLIP = 0.05
 class Decision:
     """What a distribution says, before anything is derived from it.
 
-    A search that ends undecided has chosen by noise, and one that ends with the same operator everywhere may have followed
-    what learns fastest rather than what is best: the known collapse of DARTS (Zela et al. 2020, Chu et al. 2020). Neither
+    A search that ends undecided has chosen by noise. One that ends with the same operator everywhere may have followed what
+    learns fastest rather than what is best. That is the known collapse of DARTS (Zela et al. 2020, Chu et al. 2020). Neither
     shows in an accuracy.
 
     Attributes:

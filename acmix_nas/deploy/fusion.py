@@ -180,9 +180,9 @@ def _pack(fused: nn.Module, images: Tensor, repeats: int) -> None:
 class PackedConv2d(nn.Conv2d):
     """A convolution for inference that keeps its weight in the order that oneDNN wants, beside the weight itself.
 
-    A plain one puts it in order in every forward, which takes as long as the convolution where maps are small and weights large
+    A plain one puts it in order in every forward. That takes as long as the convolution where maps are small and weights large
     (512 channels on 7×7, one image: 2.0 → 0.9 ms). Where a graph is made, gradients are wanted, or another type or device
-    comes, it is a plain one. A copy packs anew; so does one whose weight has changed.
+    comes, it is a plain one. A copy packs anew, and so does one whose weight has changed.
     """
 
     _packed: Tensor | None

@@ -50,9 +50,9 @@ def cache_file() -> Path:
 class Latency(Cost):
     """Milliseconds of a batch, in the fused form, measured on the machine at hand.
 
-    Operators are measured alone, in turns; equal slots on equal maps are measured once. What is no slot gets what is left of
-    a few whole networks on average. All is kept in `cache_file` by device, threads, versions, kernels, batch and shape, so
-    that a search under a budget goes on with the numbers that it began with.
+    Operators are measured alone, in turns. Equal slots on equal maps are measured once. What is no slot gets what is left of a
+    few whole networks on average. All is kept in `cache_file` by device, threads, versions, kernels, batch and shape. So a
+    search under a budget goes on with the numbers that it began with.
 
     Args:
         batch: images in a forward.

@@ -525,8 +525,8 @@ def _stop(experiment: str) -> None:
     """Stop an experiment and all its processes.
 
     The server gets the signal that `nnictl stop` sends, and a minute to end its trials and write its records, as there. But
-    nnictl knows only servers that have come to NNI's list, waits for the whole minute where nothing reaps an ended process
-    (in many containers), and leaves what the trials have started.
+    nnictl knows only servers that have come to NNI's list. It waits for the whole minute where nothing reaps an ended process
+    (in many containers). It also leaves what the trials have started.
     """
     below = _started(experiment)
     left = _end(_servers(experiment), STOP_SECONDS) + _end(below + _left_behind(experiment))

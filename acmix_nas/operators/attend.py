@@ -31,8 +31,8 @@ class LinearPosition(nn.Module):
     """A learned linear map of the coordinates (from −1 to 1, width first) to D channels: p.
 
     The logit of the paper's ResNet form is q_i · (k_j + p_i − p_j). Since q_i · p_i is the same for every j, the softmax
-    cancels it, and attention over k − p is exactly the same (so the bias of this map has no gradient). That costs one
-    subtraction instead of another K²-fold unfolding, and works for any set of neighbours.
+    cancels it. Attention over k − p is exactly the same, so the bias of this map has no gradient. That costs one subtraction
+    instead of another K²-fold unfolding, and works for any set of neighbours.
     """
 
     def __init__(self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:

@@ -23,13 +23,13 @@ SHIFTS = ("tensor", "fixed", "random", "learned")
 class ConvolutionPath(Path):
     """fc and shift: the 3N maps become k² maps, which are shifted and summed (equations 7 and 8).
 
-    The fully connected layer (3N → k² maps, shared by the D channels of a head) and the shift, a group convolution with D
-    groups and learnable kernels that start as shifts (Figure 3 c), compose to one group convolution with 3N inputs per
-    group. That form is used where it has fewer multiply-adds, 3N ≤ 3 + k² (up to N = 4 at k = 3: 23 → 11 ms
-    forward and backward at C = 64); the two are equal, and `factored` says which one runs.
+    The fully connected layer makes k² of the 3N maps, and is shared by the D channels of a head. The shift is a group
+    convolution with D groups and learnable kernels that start as shifts (Figure 3 c). The two compose to one group convolution
+    with 3N inputs per group. That form is used where it has fewer multiply-adds, 3N ≤ 3 + k² (up to N = 4 at k = 3: 23 → 11 ms
+    forward and backward at C = 64). The two forms are equal, and `factored` says which one runs.
 
-    Output channel d·N + n belongs to the head-channel d, as in the published code, while the attentions' channel h·D + d'
-    belongs to the head h: ACmix adds the two as they come.
+    Output channel d·N + n belongs to the head-channel d, as in the published code. The attentions' channel h·D + d' belongs to
+    the head h. ACmix adds the two as they come.
 
     Args:
         channels: C.
@@ -164,7 +164,7 @@ class ConvolutionPath(Path):
 
         The dense kernel has C / 3N times the multiply-adds of the merged one, but in a convolution that is made for them.
         Forward and backward it was the faster one at all of 24 to 64 channels, whatever the heads (0.4 to 0.96 of the time,
-        28² and 7² maps), and the slower one at most of 96 and more (up to 2.1).
+        28² and 7² maps). It was the slower one at most of 96 and more (up to 2.1).
         """
         return isinstance(stage1, Projection) and stage1.qkv.in_channels <= DENSE
 

@@ -20,16 +20,16 @@ __all__ = ["PatchwiseAttention", "PatchwisePath"]
 class PatchwisePath(Path):
     """Patchwise attention without the K²-fold unfolding.
 
-    The query and the K² keys around it, one head's channels of each, pass through two 1×1 convolutions φ, each behind a batch
-    norm and a ReLU, and become K² weights for each of the G groups of values; value channel c takes the weights of group
-    c mod G. There is no softmax and no positional encoding, and at the border the neighbourhood is reflected, its indices
-    bouncing as often as a map smaller than the window needs.
+    The query and the K² keys around it, one head's channels of each, pass through two 1×1 convolutions φ. Each stands behind a
+    batch norm and a ReLU. They give K² weights for each of the G groups of values. Value channel c takes the weights of group
+    c mod G. There is no softmax and no positional encoding. At the border the neighbourhood is reflected: its indices bounce
+    as often as a map smaller than the window needs.
 
     The keys are unfolded for one row of the window at a time, forward and again backward, and so are the weights. The first
     batch norm needs only each neighbour's mean and variance, which are weighted sums over the map: a neighbour sees a pixel
     once, never, or (reflected) several times. Its statistics are those of one process, also where others are synchronised.
-    Against the unfolded form, forward and backward are 1.6 (512 channels, 7×7) to 3.7 times (64 channels, 56×56) as fast,
-    page faults apart, with a fifth to a 27th of its memory. There are no second derivatives.
+    Forward and backward are 1.6 (512 channels, 7×7) to 3.7 times (64 channels, 56×56) as fast as the unfolded form, page
+    faults apart. They take a fifth to a 27th of its memory. There are no second derivatives.
 
     Args:
         channels: C.

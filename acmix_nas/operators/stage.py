@@ -53,9 +53,9 @@ def reflected(positions: Tensor, size: int) -> Tensor:
 class Projection(nn.Module):
     """Stage I (equation 11): queries, keys and values by one fused 1×1 convolution.
 
-    The maps of D channels come out in the order q₁…q_N, k₁…k_N, v₁…v_N, in channels_last memory, which is what
-    the tiles of the attentions and a 1×1 convolution on the CPU want. Where the paths read only some of the 3N maps
-    (`Path.reads`), only those are computed.
+    The maps of D channels come out in the order q₁…q_N, k₁…k_N, v₁…v_N. Their memory is channels_last, which is what the tiles
+    of the attentions and a 1×1 convolution on the CPU want. Where the paths read only some of the 3N maps (`Path.reads`), only
+    those are computed.
 
     Shapes: (B, in_channels, H, W) → (B, map_channels, H, W); map_channels is 3C, or D for each map that is read.
     """

@@ -62,9 +62,9 @@ class Staged(NamedTuple):
 def theory(module: nn.Module, height: int, width: int) -> Staged:
     """Compute MACs of one module by the formulas of Table 1, on an input map of this size.
 
-    The paper's practical figures come out where a convolution and the shifts count on the output map, and the projections, fc
-    and the attention on the input map, which a stride makes four times as large. Patchwise attention, which Table 1 has no
-    formula for, counts by equation 18, and Swin's output projection as Stage II, where Table 8 has it.
+    The paper's practical figures come out where a convolution and the shifts count on the output map. The projections, fc and
+    the attention then count on the input map, which a stride makes four times as large. Patchwise attention, which Table 1 has
+    no formula for, counts by equation 18. Swin's output projection counts as Stage II, where Table 8 has it.
     """
     if isinstance(module, nn.Conv2d):
         area = strided(height, module.stride[0]) * strided(width, module.stride[1])

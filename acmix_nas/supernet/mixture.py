@@ -21,9 +21,9 @@ def normalised_sum(
 ) -> Tensor:
     """Compute Σ wᵢ · normᵢ(Σ sᵢₘ · mapₘ), and update the running statistics of the norms as if each had run.
 
-    Nothing is mixed or normalised map by map: the mean and the variance of a mixture follow from the means, variances and
-    covariances of what it is made of, so all of it is one linear combination of the maps, channel by channel. For seven
-    candidates of four maps that is one pass to measure and one to combine, in place of seven normalisations.
+    Nothing is mixed or normalised map by map. The mean and the variance of a mixture follow from the means, variances and
+    covariances of its maps. So all of it is one linear combination of the maps, channel by channel. For seven candidates of
+    four maps that is one pass to measure and one to combine, in place of seven normalisations.
 
     Args:
         maps: each (B, C, H, W).

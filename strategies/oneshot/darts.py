@@ -26,13 +26,13 @@ ORDERS = (1, 2)
 class DARTS(NniDARTS):
     """NNI's DARTS, with a cost penalty that has a gradient, and in second order where that is asked for.
 
-    The loss of the architecture's step is the task's plus penalty · E, where E is the expected cost of the slots under the
-    live softmax over its mean over the space: at a penalty of 0.1, an architecture of half the mean's cost is worth 0.05 of
-    loss. (NNI's own penalty is computed from numbers without a gradient, and changes nothing.)
+    The loss of the architecture's step is the task's plus penalty · E. E is the expected cost of the slots under the live
+    softmax over its mean over the space. At a penalty of 0.1, an architecture of half the mean's cost is worth 0.05 of loss.
+    (NNI's own penalty is computed from numbers without a gradient, and changes nothing.)
 
-    In second order the architecture's loss is that of the weights after their next step, see `unrolled`: four gradients
-    instead of one. The virtual steps leave no trace in the statistics of batch norms, nor in the logs, and are in
-    full precision or worth nothing, since they are differences.
+    In second order the architecture's loss is that of the weights after their next step, see `unrolled`. It takes four
+    gradients instead of one. The virtual steps leave no trace in the statistics of batch norms, nor in the logs. They are in
+    full precision, since they are differences and worth nothing otherwise.
 
     Args:
         penalty: weight of the expected cost; 0 searches for accuracy alone.

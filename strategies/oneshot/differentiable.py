@@ -53,8 +53,8 @@ class SearchModule(DartsLightningModule):
     def arch_parameters(self) -> list[nn.Parameter]:
         """Return the architecture's parameters in the order of the slots.
 
-        NNI gives them as a set, so their order differs from run to run, while a checkpoint restores the state of an optimizer
-        by the order of its parameters.
+        NNI gives them as a set, so their order differs from run to run. But a checkpoint restores the state of an optimizer by
+        the order of its parameters.
         """
         return list(dict.fromkeys(parameter for slot in self.slots() for parameter in slot.arch_parameters()))
 
@@ -68,9 +68,10 @@ class SearchModule(DartsLightningModule):
 class SampledSearchModule(SearchModule):
     """The loop where sampled paths run. The architecture's steps see the backbone's batch norms with their running statistics.
 
-    A batch norm that computes its own undoes the scale of what enters it, so behind a slot, where most backbones have one,
-    ⟨∂L/∂out, o_k⟩ of the candidate that runs would be exactly zero: Gumbel would learn nothing, and Proxyless only which other
-    candidate is unlike the one that runs, and adds to it. (The candidates' own norms, inside the slots, stay as they are.)
+    A batch norm that computes its own statistics undoes the scale of what enters it. Most backbones have one behind a slot.
+    There ⟨∂L/∂out, o_k⟩ of the candidate that runs would be exactly zero. Gumbel would learn nothing. Proxyless would learn
+    only which other candidate is unlike the one that runs, and add to it. (The candidates' own norms, inside the slots, stay
+    as they are.)
     """
 
     def architecture_step(self, batch: dict[str, Any], batch_idx: int) -> None:

@@ -18,12 +18,14 @@ __all__ = ["Guard"]
 class Guard(pl.Callback):
     """Stops a differentiable search that has collapsed, and puts back the distribution of its last good epoch.
 
-    An epoch is bad where the accuracy of what runs (the mixture, or the sampled paths) on the search-validation part, which
-    the architecture's steps have computed anyway, is clearly below the best of the epochs before, by `clear_drop`; or by half
-    of that, where one operator is first at every slot and still grows. So many bad epochs in a row are a collapse. Like the
-    early stopping of DARTS+ (Liang et al. 2019) and RobustDARTS (Zela et al. 2020), it takes the architecture from before;
-    unlike their signs, a count of skips and an eigenvalue of the Hessian, its sign is known in every space and costs nothing.
-    What it cannot see is a mixture that gains while what is derived from it loses.
+    An epoch is bad where accuracy is clearly below the best of the epochs before, by `clear_drop`. Half of that is enough
+    where one operator is first at every slot and still grows. It is the accuracy of what runs (the mixture, or the sampled
+    paths) on the search-validation part, which the architecture's steps have computed anyway. So many bad epochs in a row are
+    a collapse.
+
+    Like the early stopping of DARTS+ (Liang et al. 2019) and RobustDARTS (Zela et al. 2020), it takes the architecture from
+    before. Their signs are a count of skips and an eigenvalue of the Hessian. This sign is known in every space and costs
+    nothing. It cannot see a mixture that gains while what is derived from it loses.
 
     Only the distribution goes back: the weights are those of the last epoch, since derived networks are trained again.
 
