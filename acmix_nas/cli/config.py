@@ -47,7 +47,7 @@ def read_config(file: Path, settings: Mapping[str, Setting], sections: Mapping[s
 
 
 def overlaid(settings: Mapping[str, Setting], file: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a file under those that were typed; mappings are merged key by key."""
+    """Return the options of a file under the typed ones. Mappings are merged key by key."""
     both = {
         name: {**file[name], **value}
         for name, value in typed.items()

@@ -156,7 +156,7 @@ def profile(
         repeats: timed forwards of each network and batch size.
         warmup: forwards of each network and batch size before any is timed.
         device: "cpu" or "cuda"; CUDA where there is one by default.
-        counts: name → what `count` says, for those that have it.
+        counts: name → what `count` says, for the networks that have it.
         progress: whether a bar is shown.
 
     Returns:

@@ -543,7 +543,7 @@ def _alive(process: psutil.Process) -> bool:
 
 
 def _end(processes: Iterable[psutil.Process], seconds: float = 5.0) -> list[psutil.Process]:
-    """Ask processes to end, and make those that have not after some seconds; returns what still runs."""
+    """Ask processes to end, and after some seconds make them. Return the processes that still run."""
     import psutil
 
     left = list(filter(_alive, processes))

@@ -45,7 +45,7 @@ def references(space: Space) -> dict[str, Architecture]:
 
 
 def demo(folder: Path, minutes: float, seeds: int | None = None) -> None:
-    """Search `cued` in an NNI experiment, train the references meanwhile, and see what was found beside them.
+    """Search `cued` in an NNI experiment, train the references meanwhile, and compare the found network with them.
 
     A machine that is too slow for all of it gets fewer epochs and one seed, and the demo says so. Where it fails or is
     interrupted, what has finished is shown before the error goes on.
@@ -168,7 +168,7 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def profiled(run: Run, names: Sequence[str], results: Results) -> tuple[Table, list[str]]:
-    """Return the table of these networks, which is written too, and lines on what was found."""
+    """Return the table of these networks, which is written too, and lines on the found network."""
     architectures = {name: run.architectures[name] for name in names}
     networks = {name: build(architecture) for name, architecture in architectures.items()}
     size = CUED.input_size
@@ -195,7 +195,7 @@ def profiled(run: Run, names: Sequence[str], results: Results) -> tuple[Table, l
 
 
 def lead(accuracies: Mapping[str, Sequence[float]], plan: Plan) -> list[str]:
-    """Say how far what was found is above the best reference, where both were trained."""
+    """Say how far the found network is above the best reference, where both were trained."""
     means = {name: mean(values) for name, values in accuracies.items()}
     rivals = means.keys() - {FOUND}
     if FOUND not in means or not rivals:

@@ -60,7 +60,7 @@ PLANS = (FULL, Plan(40, 12, 1), Plan(30, 9, 1), Plan(24, 6, 1), Plan(16, 6, 1))
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that the demo is expected to take: for the search and the references, then for what was found, then the rest."""
+    """Seconds that the demo is expected to take: for the search and the references, for the found network, then the rest."""
 
     search: float
     found: float

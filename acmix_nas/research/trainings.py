@@ -99,6 +99,6 @@ def trained(folder: Path, name: str, seed: int) -> Path:
 
 
 def train_one(space: Space, architecture: Architecture, seed: int, folder: Path) -> dict[str, Any]:
-    """Train one network, in a process of its own; return what its result.json says."""
+    """Train one network, in a process of its own. Return what its result.json says."""
     images = ImageData(space.images(seed), seed)
     return {**train_architecture(architecture, images, space.alone(seed), folder, progress=False).content, "seed": seed}

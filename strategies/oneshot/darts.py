@@ -31,8 +31,8 @@ class DARTS(NniDARTS):
     (NNI's own penalty is computed from numbers without a gradient, and changes nothing.)
 
     In second order the architecture's loss is that of the weights after their next step, see `unrolled`. It takes four
-    gradients instead of one. The virtual steps leave no trace in the statistics of batch norms, nor in the logs. They are in
-    full precision, since they are differences and worth nothing otherwise.
+    gradients instead of one. The virtual steps leave no trace in the statistics of batch norms, nor in the logs. They need
+    full precision, since they are differences.
 
     Args:
         penalty: weight of the expected cost; 0 searches for accuracy alone.

@@ -58,8 +58,8 @@ def run(
 ) -> Report:
     """Measure, print the ratios with their targets, and write bench-<what>.json and bench-<what>.md.
 
-    Every comparison runs in a process of its own, its subjects in turn. Times against the naive operators are taken twice on
-    the CPU, with glibc's default allocator and with one that keeps what is freed; all others only with the latter.
+    Every comparison runs in a process of its own, its subjects in turn. On the CPU, times against the naive operators are taken
+    twice: with glibc's default allocator, and with one that keeps freed memory. All others are taken only with the keeping one.
 
     Args:
         what: "operators", "supernet", "search" or "deploy".
