@@ -145,7 +145,7 @@ class Architecture:
         return cls(**content, made=made)
 
     def check_slots(self, found: Sequence[Slot]) -> None:
-        """Whether these are the slots of the backbone, and the operators candidates there.
+        """Check that these are the slots of the backbone, and the operators candidates there.
 
         Raises:
             UserError: naming the first slot that does not fit.
@@ -164,7 +164,7 @@ class Architecture:
 
 
 def check_operator(slot: str, operator: str) -> None:
-    """Whether the operator exists.
+    """Check that the operator exists.
 
     Raises:
         UserError: naming the slot.
@@ -178,7 +178,7 @@ def check_operator(slot: str, operator: str) -> None:
 def skeleton(
     architecture: Architecture, num_classes: int | None = None, backbone: nn.Module | None = None, **backbone_args: Any
 ) -> tuple[nn.Module, list[Slot]]:
-    """The backbone of an architecture with nothing put at its slots yet, and the slots. Arguments, errors: as of `build`."""
+    """Return the backbone with nothing put at its slots yet, and the slots. Arguments and errors are those of `build`."""
     if backbone is None:
         if architecture.backbone is None:
             raise UserError("architecture was searched on a module of its own; pass that module as backbone=…")

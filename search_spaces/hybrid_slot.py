@@ -22,7 +22,7 @@ __all__ = ["GumbelSlot", "HybridSlot", "MixedSlot", "ProxylessSlot", "SampledSlo
 
 
 def draw(weights: Tensor) -> int:
-    """An index in proportion to its weight, the same on all processes.
+    """Draw an index in proportion to its weight, the same on all processes.
 
     It comes from torch's generator: NNI's own draws from a fresh one each time, which no seed reaches.
     """
@@ -30,12 +30,12 @@ def draw(weights: Tensor) -> int:
 
 
 def gumbel_noise(like: Tensor) -> Tensor:
-    """Standard Gumbel noise of this shape, the same on all processes."""
+    """Draw standard Gumbel noise of this shape, the same on all processes."""
     return from_first(-torch.empty_like(like).exponential_().log())
 
 
 def from_first(drawn: Tensor) -> Tensor:
-    """What the first process drew."""
+    """Return what the first process drew."""
     if distributed.is_available() and distributed.is_initialized():
         distributed.broadcast(drawn, src=0)
     return drawn
@@ -58,12 +58,12 @@ class HybridSlot(MutableModule):
     def create_fixed_module(
         cls, sample: Sample, slot: Slot, share: str = "all", home: nn.Module | None = None
     ) -> nn.Module:  # fmt: skip
-        """The operator itself, where NNI builds a network of a known sample."""
+        """Make the operator itself, where NNI builds a network of a known sample."""
         operator = Categorical(list(slot.candidates), label=slot.name).freeze(sample)
         return make_operator(slot, operator, None if share == "all" else home)
 
     def freeze(self, sample: Sample) -> nn.Module:
-        """The chosen operator, with a copy of the weights."""
+        """Return the chosen operator, with a copy of the weights."""
         self.validate(sample)
         return self.candidates.derive(self.choice.freeze(sample))
 
@@ -71,7 +71,7 @@ class HybridSlot(MutableModule):
         return self.candidates.outputs(x, [self._dry_run])[self._dry_run]
 
     def lean(self) -> Iterator[Lean]:
-        """(operator, probability, α, β) of every candidate."""
+        """Yield (operator, probability, α, β) of every candidate."""
         return self.candidates.lean()
 
 
@@ -89,16 +89,16 @@ class SupernetSlot(BaseSuperNetModule):
         return label
 
     def freeze(self, sample: Sample) -> nn.Module:
-        """The chosen operator, with a copy of the weights."""
+        """Return the chosen operator, with a copy of the weights."""
         self.validate(sample)
         return self.candidates.derive(self.choice.freeze(sample))
 
     def resample(self, memo: Sample) -> Sample:  # noqa: ARG002
-        """Nothing to sample, unless a form does."""
+        """Sample nothing, unless a form does."""
         return {}
 
     def lean(self) -> Iterator[Lean]:
-        """(operator, probability, α, β) of every candidate, for logs and figures."""
+        """Yield (operator, probability, α, β) of every candidate, for logs and figures."""
         return self.candidates.lean()
 
 
@@ -116,14 +116,14 @@ class MixedSlot(SupernetSlot):
         self.learn_mixing(False)
 
     def learn_mixing(self, learned: bool) -> None:
-        """Whether α and β are learned beside the choice."""
+        """Set whether α and β are learned beside the choice."""
         for module in self.candidates.modules():
             if isinstance(module, Mixing):
                 module.requires_grad_(learned)
 
     @classmethod
     def mutate(cls, module: nn.Module, name: str, memo: Sample, mutate_kwargs: dict[str, Any]) -> nn.Module | bool:  # noqa: ARG003
-        """NNI's hook: the supernet form of a slot, nothing for any other module; what is inside is left alone."""
+        """Return the supernet form of a slot, or nothing for any other module (NNI's hook). What is inside is left alone."""
         if isinstance(module, HybridSlot):
             return cls(module, memo[module.choice.label], mutate_kwargs["softmax"])
         return isinstance(module, cls)
@@ -133,14 +133,14 @@ class MixedSlot(SupernetSlot):
         return out
 
     def probabilities(self) -> Tensor:
-        """(candidates,): the live softmax, without Gumbel noise, with a gradient."""
+        """Return (candidates,): the live softmax, without Gumbel noise, with a gradient."""
         return self._arch_alpha.softmax(dim=-1)
 
     def arch_parameters(self) -> Iterator[nn.Parameter]:
         yield self._arch_alpha
 
     def export(self, memo: Sample) -> Sample:
-        """The most likely operator."""
+        """Return the most likely operator."""
         return {} if self.label in memo else {self.label: self.candidates.names[int(self._arch_alpha.argmax())]}
 
     def export_probs(self, memo: Sample) -> dict[str, Mapping[str, float]]:
@@ -193,7 +193,7 @@ class GumbelSlot(MixedSlot):
         return {self.label: self.candidates.names[int(self._relaxed().argmax())]}
 
     def _relaxed(self) -> Tensor:
-        """(candidates,): p."""
+        """Return (candidates,): p."""
         if self._noise is None:
             raise RuntimeError(f"resample() must be called before the forward of slot {self.label!r}")
         return ((self._arch_alpha.log_softmax(dim=-1) + self._noise) / self.temperature).softmax(dim=-1)
@@ -216,7 +216,7 @@ class SampledSlot(SupernetSlot):
 
     @classmethod
     def mutate(cls, module: nn.Module, name: str, memo: Sample, mutate_kwargs: dict[str, Any]) -> nn.Module | bool:  # noqa: ARG003
-        """NNI's hook: the supernet form of a slot, nothing for any other module."""
+        """Return the supernet form of a slot, or nothing for any other module (NNI's hook)."""
         return cls(module) if isinstance(module, HybridSlot) else isinstance(module, cls)
 
     def resample(self, memo: Sample) -> Sample:
@@ -233,7 +233,7 @@ class SampledSlot(SupernetSlot):
         self._sampled = operator
 
     def export(self, memo: Sample) -> Sample:
-        """A random operator: uniform sampling prefers none."""
+        """Draw a random operator: uniform sampling prefers none."""
         return {} if self.label in memo else {self.label: self._any()}
 
     def export_probs(self, memo: Sample) -> dict[str, Mapping[str, float]]:  # noqa: ARG002

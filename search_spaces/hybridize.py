@@ -25,7 +25,7 @@ __all__ = ["HybridSpace", "hybridize"]
 class HybridSpace(ModelSpace):
     """A backbone in which every slot is a `HybridSlot`. NNI's strategies, one-shot and multi-trial, run on it unchanged.
 
-    Args: as of `hybridize`.
+    Args: see `hybridize`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class HybridSpace(ModelSpace):
         return network
 
     def extra_oneshot_hooks(self, strategy: Strategy) -> list[Any]:
-        """What NNI asks a space for: how its slots become a supernet under this strategy."""
+        """Return how its slots become a supernet under this strategy, which NNI asks a space for."""
         if isinstance(strategy, Proxyless):
             return [ProxylessSlot.mutate]
         if isinstance(strategy, DARTS):

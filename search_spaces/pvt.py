@@ -12,10 +12,12 @@ __all__ = ["pvt"]
 
 
 def pvt(size: str = "tiny", candidates: Sequence[str] = DEFAULT_CANDIDATES, **arguments: Any) -> HybridSpace:
-    """PVT tiny or small: 1, 2, 5 and 8 heads, and at home global attention over keys reduced 8, 4, 2 and 1 fold.
+    """Make the space of PVT tiny or small: 1, 2, 5 and 8 heads.
+
+    At home is global attention over keys reduced 8, 4, 2 and 1 fold.
 
     Args:
-        arguments: as of `hybridize`, such as `share` or `num_classes`.
+        arguments: of `hybridize`, such as `share` or `num_classes`.
 
     Raises:
         UserError: as `hybridize` does.

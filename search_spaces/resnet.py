@@ -12,10 +12,12 @@ __all__ = ["resnet"]
 
 
 def resnet(depth: int = 26, candidates: Sequence[str] = DEFAULT_CANDIDATES, **arguments: Any) -> HybridSpace:
-    """ResNet 26, 38 or 50 with 4 heads in every stage; at home is convolution, local attention takes windows of 7×7.
+    """Make the space of ResNet 26, 38 or 50 with 4 heads in every stage.
+
+    At home is convolution. Local attention takes windows of 7×7.
 
     Args:
-        arguments: as of `hybridize`, such as `share` or `num_classes`.
+        arguments: of `hybridize`, such as `share` or `num_classes`.
 
     Raises:
         UserError: as `hybridize` does.

@@ -12,12 +12,14 @@ __all__ = ["san"]
 
 
 def san(depth: int = 10, candidates: Sequence[str] = DEFAULT_CANDIDATES, **arguments: Any) -> HybridSpace:
-    """SAN 10, 15 or 19. At home is patchwise attention, over 3×3 pixels in the first stage and 7×7 in the others.
+    """Make the space of SAN 10, 15 or 19.
+
+    At home is patchwise attention, over 3×3 pixels in the first stage and 7×7 in the others.
 
     Among `conv`, patchwise attention and ACmix on it, Stage I is the paper's: one map of queries, one of keys, four of values.
 
     Args:
-        arguments: as of `hybridize`, such as `share` or `num_classes`.
+        arguments: of `hybridize`, such as `share` or `num_classes`.
 
     Raises:
         UserError: as `hybridize` does.

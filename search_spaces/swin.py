@@ -12,10 +12,12 @@ __all__ = ["swin"]
 
 
 def swin(size: str = "tiny", candidates: Sequence[str] = DEFAULT_CANDIDATES, **arguments: Any) -> HybridSpace:
-    """timm's Swin, tiny or small: 3, 6, 12 and 24 heads, and at home windows of 7×7, shifted in every second block.
+    """Make the space of timm's Swin, tiny or small: 3, 6, 12 and 24 heads.
+
+    At home are windows of 7×7, shifted in every second block.
 
     Args:
-        arguments: as of `hybridize`, such as `share`, `num_classes` or `pretrained`, whose weights the attention at home keeps.
+        arguments: of `hybridize`, such as `share`, `num_classes` or `pretrained`, whose weights the attention at home keeps.
 
     Raises:
         UserError: as `hybridize` does.

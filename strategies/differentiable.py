@@ -104,7 +104,7 @@ class DARTSSearch(DifferentiableSearch):
         cost: which cost the penalty counts; a latency is measured on the machine at hand.
         darts_order: 1 moves the architecture by the weights as they are; 2 by what they will be after their next step, for
             the price of three more gradients.
-        selection: how an operator is judged: "argmax" by its probability; "perturbation" by what the mixture loses without
+        selection: how an operator is scored: "argmax" by its probability; "perturbation" by what the mixture loses without
             it, slot by slot, for one evaluation per candidate.
 
     Example:

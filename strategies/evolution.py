@@ -18,8 +18,8 @@ TRIES = 2000
 class RegularizedEvolution:
     """Aging evolution (Real et al. 2019): the best of a random few is mutated at one slot, and the oldest dies.
 
-    It differs in three ways, since a search may be short: what is over the budget is never asked for, what is known is never
-    asked for again, and where every mutant of a parent is known a second slot mutates, and so on.
+    It differs in three ways, since a search may be short. It never asks for what is over the budget. It never asks again for
+    what it knows. Where every mutant of a parent is known a second slot mutates, and so on.
 
     Args:
         candidates: slot → its operators.
@@ -51,7 +51,7 @@ class RegularizedEvolution:
         self.asked: set[Operators] = set()
 
     def ask(self) -> dict[str, str]:
-        """An architecture to try.
+        """Return an architecture to try.
 
         Raises:
             UserError: where draws find none within the budget, or none that was not asked for.
@@ -69,13 +69,16 @@ class RegularizedEvolution:
         )
 
     def tell(self, choice: Mapping[str, str], score: float) -> None:
-        """What an architecture is worth; the larger the better."""
+        """Record what an architecture is worth; the larger the better."""
         operators = tuple(choice[slot] for slot in self.candidates)
         self.asked.add(operators)
         self.alive.append((operators, score))
 
     def _parents(self) -> Iterator[Operators | None]:
-        """Of whom to ask for a mutant; None for a uniform draw, while the population grows and as long as draws find any."""
+        """Yield the parents to ask for a mutant.
+
+        None stands for a uniform draw, while the population grows and as long as draws find any.
+        """
         if len(self.alive) < self.population:
             yield None
         if self.alive:
@@ -93,7 +96,7 @@ class RegularizedEvolution:
         return tuple(mutant)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next `ask` depends on, as JSON holds it."""
+        """Return everything that the next `ask` depends on, as JSON holds it."""
         version, numbers, gauss = self.generator.getstate()
         return {
             "alive": [[list(operators), score] for operators, score in self.alive],

@@ -1,4 +1,4 @@
-"""Strategies that judge architectures one by one: single paths of a supernet, and random search without any."""
+"""Strategies that score architectures one by one: single paths of a supernet, and random search without any."""
 
 from __future__ import annotations
 

@@ -33,14 +33,14 @@ class EvolutionTuner(Tuner):
     It is built when the search space comes: NNI's server waits 10 s for a tuner, but not for what it answers then.
 
     Args:
-        population, tournament, seed: as of `RegularizedEvolution`.
+        population, tournament, seed: see `RegularizedEvolution`.
         feasible: whether an architecture may be asked for; from Python only.
         budget: limits that every architecture meets, as in {macs: 1.2M} or ["macs=1.2M"]; what is measured, such as latency,
             is measured on the tuner's machine.
         network: the backbone whose slots are searched, a name that timm knows, with its arguments:
             {"backbone": "resnet26", "num_classes": 10}.
         image_size: side of its images, or height and width, in pixels; their channels are the network's in_chans, 3 by default.
-        heads: of every slot, or globs of slots with numbers, as of a search.
+        heads: of every slot, or globs of slots with numbers, as in a search.
 
     Raises:
         UserError: where the space has anything but choices, or under a budget anything but slots and operators; where no
@@ -71,7 +71,7 @@ class EvolutionTuner(Tuner):
         self.asked: dict[int, dict[str, str]] = {}
 
     def update_search_space(self, search_space: Mapping[str, Any]) -> None:
-        """NNI's search space: every entry a choice."""
+        """Take NNI's search space: every entry a choice."""
         for name, entry in search_space.items():
             if entry["_type"] != "choice":
                 raise UserError(f"search space: {name!r} must be a choice; got {entry['_type']!r}")
@@ -79,7 +79,7 @@ class EvolutionTuner(Tuner):
         self.evolution = self.make(candidates, self.allowed(candidates))
 
     def generate_parameters(self, parameter_id: int, **others: Any) -> dict[str, str]:  # noqa: ARG002
-        """What the next trial tries."""
+        """Return what the next trial tries."""
         if self.evolution is None:
             raise UserError("search space must come first; call update_search_space")
         try:
@@ -89,7 +89,7 @@ class EvolutionTuner(Tuner):
         return self.asked[parameter_id]
 
     def receive_trial_result(self, parameter_id: int, parameters: Any, value: MetricType, **others: Any) -> None:  # noqa: ARG002
-        """What a trial was worth."""
+        """Record what a trial was worth."""
         assert self.evolution is not None
         self.evolution.tell(self.asked.pop(parameter_id, parameters), float(extract_scalar_reward(value)))
 
@@ -101,7 +101,10 @@ def feasible_under(
     image_size: int | tuple[int, int],
     heads: int | Mapping[str, int] | None,
 ) -> Feasible:
-    """Whether an architecture meets a budget, by the table of costs; arguments and errors as of `EvolutionTuner`."""
+    """Return a function that tells whether an architecture meets a budget, by the table of costs.
+
+    Arguments and errors are those of `EvolutionTuner`.
+    """
     # PyTorch and timm, which take seconds to import.
     from timm.layers import to_2tuple
 

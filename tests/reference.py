@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Equation 11: q, k, v, each (B, N, D, H, W)."""
+    """Project by equation 11: q, k, v, each (B, N, D, H, W)."""
     maps = torch.einsum("oi,bihw->bohw", weight.flatten(1), x)
     if bias is not None:
         maps = maps + bias[None, :, None, None]
@@ -29,7 +29,7 @@ def project(x: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> tuple
 def project_reduced(
     x: Tensor, q: nn.Conv2d, reduce: nn.Conv2d, norm: nn.LayerNorm, kv: nn.Conv2d, reduction: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """PVT's Stage I, R×R pixels after R×R pixels: q, and the cells' k and v at every pixel, each (B, C, H, W)."""
+    """Project by PVT's Stage I, R×R pixels after R×R pixels: q, and the cells' k and v at every pixel, each (B, C, H, W)."""
     assert q.bias is not None
     assert reduce.bias is not None
     assert kv.bias is not None
@@ -50,19 +50,19 @@ def project_reduced(
 
 
 def coordinates(height: int, width: int, like: Tensor) -> Tensor:
-    """(2, H, W): width first, each from −1 to 1."""
+    """Return (2, H, W): width first, each from −1 to 1."""
     columns = torch.linspace(-1, 1, width, dtype=like.dtype).repeat(height, 1)
     rows = torch.linspace(-1, 1, height, dtype=like.dtype).repeat(width, 1).T
     return torch.stack((columns, rows))
 
 
 def encode(height: int, width: int, weight: Tensor, bias: Tensor) -> Tensor:
-    """(D, H, W): the learned linear map of the coordinates."""
+    """Return (D, H, W): the learned linear map of the coordinates."""
     return torch.einsum("dc,chw->dhw", weight, coordinates(height, width, weight)) + bias[:, None, None]
 
 
 def pad_index(size: int, radius: int, border: str) -> tuple[Tensor, Tensor]:
-    """The index of each position of a padded axis, and whether the position lies inside."""
+    """Return the index of each position of a padded axis, and whether the position lies inside."""
     inside = np.pad(np.ones(size, dtype=bool), radius)
     mode: Literal["reflect", "edge"] = "reflect" if border == "reflect" and size > 1 else "edge"
     index = np.pad(np.arange(size), radius, mode=mode)
@@ -70,7 +70,7 @@ def pad_index(size: int, radius: int, border: str) -> tuple[Tensor, Tensor]:
 
 
 def neighbours(maps: Tensor, window: int, stride: int, dilation: int, border: str) -> tuple[Tensor, Tensor]:
-    """The K² neighbours of every strided pixel: (..., K², Ho, Wo), and whether each exists, (K², Ho, Wo)."""
+    """Return the K² neighbours of every strided pixel, (..., K², Ho, Wo), and whether each exists, (K², Ho, Wo)."""
     height, width = maps.shape[-2:]
     radius = window // 2 * dilation
     rows, rows_inside = pad_index(height, radius, border)
@@ -90,7 +90,7 @@ def local_attention(
     q: Tensor, k: Tensor, v: Tensor, position: tuple[Tensor, Tensor] | None,
     window: int, stride: int = 1, dilation: int = 1, border: str = "reflect", table: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Equations 10, 12 and 21 over N_K(i, j): logits q_i · (k_j + p_i − p_j) / √D + B. Returns (B, C, Ho, Wo)."""
+    """Attend by equations 10, 12 and 21 over N_K(i, j): logits q_i · (k_j + p_i − p_j) / √D + B. Return (B, C, Ho, Wo)."""
     head_dim, height, width = q.shape[2:]
     q = q[..., ::stride, ::stride]
     keys, exists = neighbours(k, window, stride, dilation, border)  # (B, N, D, K², Ho, Wo)
@@ -111,7 +111,7 @@ def local_attention(
 
 
 def relative_bias(table: Tensor, down: int, right: int) -> Tensor:
-    """(N,): what Swin's table of (2r + 1)² rows holds for a query so far below and right of its key."""
+    """Return (N,): what Swin's table of (2r + 1)² rows holds for a query so far below and right of its key."""
     side = round(len(table) ** 0.5)
     return table[(down + side // 2) * side + right + side // 2]
 
@@ -120,11 +120,11 @@ def window_attention(
     q: Tensor, k: Tensor, v: Tensor, position: tuple[Tensor, Tensor] | None,
     window: int, stride: int = 1, shift: bool = False, table: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Equation 19, pixel by pixel: which pixels share a window (and, after the shift, a side of the seam)."""
+    """Attend by equation 19, pixel by pixel: which pixels share a window (and, after the shift, a side of the seam)."""
     height, width = q.shape[-2:]
 
     def cells(size: int) -> Tensor:
-        """The window of each coordinate; a pair that the roll brings together across the seam gets two."""
+        """Return the window of each coordinate. A pair that the roll brings together across the seam gets two."""
         side = min(window, size)
         number = -(-size // side)
         move = side // 2 if shift and number > 1 else 0
@@ -141,7 +141,7 @@ def window_attention(
 def global_attention(
     q: Tensor, k: Tensor, v: Tensor, position: tuple[Tensor, Tensor] | None, stride: int = 1
 ) -> Tensor:  # fmt: skip
-    """Equation 20."""
+    """Attend by equation 20."""
     size = q.shape[-2] * q.shape[-1]
     return _attend_among(q, k, v, position, torch.ones(size, size, dtype=torch.bool), stride)
 
@@ -173,7 +173,7 @@ def convolution(
     q: Tensor, k: Tensor, v: Tensor, fc: Tensor, shift: Tensor | None, stride: int = 1, dilation: int = 1,
     bias: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Section 4.2 and 4.3: fc makes k² maps of the 3N, then the group convolution of Figure 3 c shifts and sums them.
+    """Convolve by sections 4.2 and 4.3: fc makes k² maps of the 3N, then Figure 3 c's group convolution shifts and sums them.
 
     Without kernels the shifts are those of Figure 3 a, and the N channels of a head-channel are alike.
     """
@@ -192,7 +192,7 @@ def convolution(
 
 
 def shift_tensors(light: Tensor, kernel: int, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Equations 7 and 8 with tensor shifts: (B, k², H, W) → (B, Ho, Wo)."""
+    """Shift tensors by equations 7 and 8: (B, k², H, W) → (B, Ho, Wo)."""
     height, width = light.shape[-2:]
     padded = F.pad(light, (kernel // 2 * dilation,) * 4)
     parts = []
@@ -207,7 +207,7 @@ def patchwise_attention(
     q: Tensor, k: Tensor, v: Tensor, norm1: nn.Module, squeeze: Tensor, norm2: nn.Module, expand: tuple[Tensor, Tensor],
     window: int, stride: int = 1, dilation: int = 1,
 ) -> Tensor:  # fmt: skip
-    """Equation 18 as SAN has it, over q and k (B, D, H, W) and v (B, C, H, W). Returns (B, C, Ho, Wo).
+    """Attend by equation 18 as SAN has it, over q and k (B, D, H, W) and v (B, C, H, W). Return (B, C, Ho, Wo).
 
     norm1 and norm2 are PyTorch's batch norms; squeeze (G, (K² + 1) · D), expand (G · K², G) and its bias.
     """
@@ -225,7 +225,7 @@ def patchwise_attention(
 
 
 def published_convolution(maps: Tensor, fc: nn.Conv2d, dep_conv: nn.Conv2d) -> Tensor:
-    """Equations 7 and 8 of the 3N maps (B, 3N, D, H, W): output channel d · N + n. Returns (B, C, Ho, Wo)."""
+    """Convolve by equations 7 and 8 the 3N maps (B, 3N, D, H, W): output channel d · N + n. Return (B, C, Ho, Wo)."""
     light = [fc(maps[:, :, d]) for d in range(maps.shape[2])]  # D times (B, 9, H, W)
     out: Tensor = dep_conv(torch.cat(light, dim=1))
     return out
@@ -254,7 +254,7 @@ class PublishedWindowACmix(nn.Module):
         self.rate2 = nn.Parameter(torch.tensor([0.5]))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """The mask (windows, K², K²) is added to the logits."""
+        """Add the mask (windows, K², K²) to the logits, and attend."""
         qkv = self.qkv(x).unflatten(3, (3, self.heads, self.head_dim))  # (B, H, W, 3, N, D)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # (N, K², K²)
         attention = torch.zeros_like(x)
@@ -306,7 +306,7 @@ class PublishedSwinBlock(nn.Module):
             self.register_buffer("attn_mask", torch.stack(masks))
 
     def mix(self, x: Tensor) -> Tensor:
-        """ACmix of the map, rolled first and back at the end."""
+        """Apply ACmix to the map, rolled first and back at the end."""
         if not self.shift:
             out: Tensor = self.attn(x, None)
             return out
@@ -403,7 +403,7 @@ class PublishedLocalACmix(nn.Module):
         self.dep_conv = nn.Conv2d(9 * self.head_dim, channels, 3, stride, padding=1, groups=self.head_dim, bias=False)
 
     def around(self, maps: Tensor) -> Tensor:
-        """The 49 neighbours of every strided pixel: (B, D, H, W) → (B, D, 49, Ho, Wo)."""
+        """Return the 49 neighbours of every strided pixel: (B, D, H, W) → (B, D, 49, Ho, Wo)."""
         height, width = maps.shape[-2:]
         padded = F.pad(maps, (3, 3, 3, 3), mode="reflect")
         views = [padded[..., a : a + height, b : b + width] for a in range(7) for b in range(7)]

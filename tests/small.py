@@ -51,7 +51,7 @@ def known(value: Kind | None) -> Kind:
 
 
 def at(slot: Slot, candidates: Sequence[str]) -> Slot:
-    """The slot with these candidates."""
+    """Return the slot with these candidates."""
     return replace(slot, candidates=tuple(candidates))
 
 

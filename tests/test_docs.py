@@ -1,4 +1,4 @@
-"""The pages of docs: their links, their place in the contents, the errors that they explain, and their English."""
+"""The pages of docs: their links, their place in the contents, the errors that they explain; and the English of all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ PAGES = sorted(page for page in DOCS.rglob("*.md") if "_build" not in page.parts
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 WORDS_A_SENTENCE = 18
-# What English is not to be here, and the words that every reader has to learn.
+# What English is not to be here, how a docstring does not begin, and the words that every reader has to learn.
+NO_VERBS = {
+    "A", "All", "An", "Another", "As", "At", "Both", "Each", "Every", "Everything", "For", "From", "How", "In", "It", "Its",
+    "No", "None", "Nothing", "Of", "One", "So", "That", "The", "These", "This", "Those", "What", "Where", "Whether", "Which",
+    "With",
+}  # fmt: skip
 AVOIDED = ("as of", "those that", "those which", "the former", "the latter", "what was found", "in order to", "utilise")
 CONCEPTS = (
     "Slot", "Operator", "Candidate", "Stage I", "Stage II", "ACmix", "Search space", "Architecture", "Supernet", "Strategy",
@@ -147,3 +152,30 @@ def test_words_are_plain(page: Path) -> None:
 def test_the_measure_of_english_measures() -> None:
     text = "# A title of many words\n\nOne two three. Four `five six` 0.7!\n\n| a | b |\n\n- seven eight\n- nine ten\n"
     assert [len(sentence.split()) for sentence in sentences(text)] == [3, 3, 3, 3]
+
+
+def no_verbs(code: str) -> list[str]:
+    """Return the functions and methods whose docstring does not begin with a verb. Tests are left out: their names say it."""
+    functions = (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    said = ((f.name, ast.get_docstring(f)) for f in functions if not f.name.startswith("test_"))
+    return [name for name, text in said if text and (text.split()[0] in NO_VERBS or not text[0].isupper())]
+
+
+def test_docstrings_begin_with_a_verb() -> None:
+    files = [file for folder in (*SOURCES, "tests", "docs/_ext") for file in sorted((ROOT / folder).rglob("*.py"))]
+    assert [f"{named(file)}: {name}" for file in files for name in no_verbs(file.read_text())] == []
+
+
+def test_the_measure_of_docstrings_measures() -> None:
+    code = """
+class Thing:
+    '''A thing.'''
+    @property
+    def size(self): '''The size.'''
+    def shape(self): '''(H, W)'''
+    def area(self): '''Return the area.'''
+    def test_area(self): '''The area.'''
+async def wait(): '''Whether to wait.'''
+def plain(): pass
+"""
+    assert sorted(no_verbs(code)) == ["shape", "size", "wait"]

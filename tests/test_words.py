@@ -32,7 +32,7 @@ def named(page: Path) -> str:
 
 @pytest.fixture
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Reader:
-    """A user in a folder with the experiments of the repository."""
+    """Return a user in a folder with the experiments of the repository."""
     shutil.copytree(EXPERIMENTS, tmp_path / "experiments")
     return Reader(tmp_path, monkeypatch, capsys)
 

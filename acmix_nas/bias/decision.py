@@ -20,8 +20,8 @@ COIN_FLIP = 0.05
 class Decision:
     """What a distribution says, before anything is derived from it.
 
-    A search that ends undecided has chosen by noise, and one that ends with the same operator everywhere may have followed
-    what learns fastest rather than what is best: the known collapse of DARTS (Zela et al. 2020, Chu et al. 2020). Neither
+    A search that ends undecided has chosen by noise. One that ends with the same operator everywhere may have followed what
+    learns fastest rather than what is best. That is the known collapse of DARTS (Zela et al. 2020, Chu et al. 2020). Neither
     shows in an accuracy.
 
     Attributes:
@@ -38,7 +38,7 @@ class Decision:
 
     @classmethod
     def of(cls, probabilities: Mapping[str, Mapping[str, float]]) -> Decision:
-        """Of slot → operator → probability."""
+        """Compute the decision from slot → operator → probability."""
         largest = sum(math.log(len(row)) for row in probabilities.values())
         spread = sum(entropy(row.values()) for row in probabilities.values())
         first = Counter(max(row, key=lambda name: row[name]) for row in probabilities.values())
@@ -51,15 +51,15 @@ class Decision:
 
     @property
     def coin_flips(self) -> list[str]:
-        """The slots that are none."""
+        """Return the slots that are not decided."""
         return [slot for slot, lead in self.leads.items() if lead < COIN_FLIP]
 
     def as_json(self) -> dict[str, Any]:
-        """As result.json holds it."""
+        """Return the content that result.json holds."""
         return {"said": str(self), **asdict(self), "coin_flips": self.coin_flips}
 
     def __str__(self) -> str:
-        """One line."""
+        """Return the decision in one line."""
         flips = f"coin flips (a lead below {COIN_FLIP:g}): {', '.join(self.coin_flips)}" if self.coin_flips else "no coin flip"
         count, slots = round(self.dominance * len(self.leads)), len(self.leads)
         return f"entropy {self.entropy:.2f} of 1; {self.operator} is first at {count} of {slots} slots; {flips}"

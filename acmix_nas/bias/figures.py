@@ -39,7 +39,7 @@ LETTER = 0.068  # inches: a letter of that size, on average
 
 
 def figure5(runs: Mapping[str, Sequence[Observation]]) -> Figure:
-    """|α|, |β| and log|α/β| over depth at the last epoch, one line per run.
+    """Draw |α|, |β| and log|α/β| over depth at the last epoch, one line per run.
 
     Of a slot with several ACmix candidates the most probable is drawn. A line passes over the slots where its run has no
     ACmix; runs without any are left out.
@@ -87,7 +87,7 @@ def figure5(runs: Mapping[str, Sequence[Observation]]) -> Figure:
 
 
 def heat_map(observations: Sequence[Observation]) -> Figure:
-    """The probability of every operator at every slot, at the last epoch; the most probable of a slot is in bold.
+    """Draw the probability of every operator at every slot, at the last epoch. The most probable of a slot is in bold.
 
     A cell is empty where the operator is no candidate.
 
@@ -128,7 +128,7 @@ def heat_map(observations: Sequence[Observation]) -> Figure:
 
 
 def probability_figure(observations: Sequence[Observation]) -> Figure:
-    """The probabilities of each slot over the epochs: small multiples in the order of depth, row by row.
+    """Draw the probabilities of each slot over the epochs: small multiples in the order of depth, row by row.
 
     Raises:
         UserError: where there are no probabilities.
@@ -170,7 +170,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def searched(observations: Sequence[Observation]) -> list[Observation]:
-    """The observations with a probability; there must be one."""
+    """Return the observations with a probability. There must be one."""
     found = with_probability(observations)
     if not found:
         raise UserError("there are no probabilities to draw: the observations are of a network without candidates")
@@ -178,12 +178,12 @@ def searched(observations: Sequence[Observation]) -> list[Observation]:
 
 
 def operators_of(observations: Sequence[Observation]) -> list[str]:
-    """The operators with a probability, in the order of their first appearance."""
+    """Return the operators with a probability, in the order of their first appearance."""
     return list(dict.fromkeys(o.operator for o in with_probability(observations)))
 
 
 def depth_order(runs: Iterable[Iterable[str]]) -> list[str]:
-    """The slots of all runs, each run's order kept.
+    """Return the slots of all runs, each run's order kept.
 
     Derived networks have their ACmix at different slots, so what no run orders goes by name, numbers as numbers.
 
@@ -212,21 +212,21 @@ def depth_order(runs: Iterable[Iterable[str]]) -> list[str]:
 
 
 def by_number(slot: str) -> list[tuple[str, int]]:
-    """A sorting key under which layer10 follows layer2."""
+    """Return a sorting key under which layer10 follows layer2."""
     return [(word, int(number or -1)) for word, number in re.findall(r"(\D*)(\d*)", slot)]
 
 
 def longest(names: Iterable[str]) -> int:
-    """The letters of the longest name."""
+    """Count the letters of the longest name."""
     return max(map(len, names))
 
 
 def style(index: int) -> dict[str, Any]:
-    """Colour and dashes of the index-th line."""
+    """Return colour and dashes of the index-th line."""
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index // len(COLOURS) % len(DASHES)]}
 
 
 def tidy(axes: Axes) -> None:
-    """The look that all axes share."""
+    """Give the axes the look that all share."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=SMALL)

@@ -36,7 +36,7 @@ def append_history(path: Path, observations: Sequence[Observation]) -> None:
 
 
 def read_history(path: Path) -> list[Observation]:
-    """The observations of a run, as they were written.
+    """Read the observations of a run, as they were written.
 
     Raises:
         UserError: where there is no such file, or it is not a history.

@@ -41,11 +41,11 @@ class Leaning(Protocol):
     """A module that says itself how it leans: the slots of a supernet."""
 
     def lean(self) -> Iterable[tuple[str, float | None, float | None, float | None]]:
-        """Operator, probability, α and β of each candidate."""
+        """Yield operator, probability, α and β of each candidate."""
 
 
 def observe(network: nn.Module, epoch: int) -> list[Observation]:
-    """Every candidate of every `Leaning` slot and every `ACmix` elsewhere, in the order of definition, which is depth.
+    """Observe every candidate of every `Leaning` slot, and every `ACmix` elsewhere, in order of definition, which is depth.
 
     Slots are named by their path in `network`, so pass the backbone itself, not a module that wraps it. In a derived
     network, the ACmix at `<slot>.operator` stands at `<slot>`.
@@ -67,7 +67,7 @@ def observe(network: nn.Module, epoch: int) -> list[Observation]:
 
 
 def stage_of(slot: str) -> str:
-    """The stage a slot belongs to, told by its name: the path up to the first number, the slot's own name left out.
+    """Return the stage of a slot, told by its name: the path up to the first number, the slot's own name left out.
 
     `layer2.0.conv2` → `layer2`, `stages.2.blocks.1.conv` → `stages.2`, `features.denseblock1.denselayer2.conv2` →
     `features.denseblock1`. Without such a number it is the first component: `features.3` → `features`.
@@ -80,7 +80,10 @@ def stage_of(slot: str) -> str:
 
 
 def log_ratio(alpha: float | None, beta: float | None) -> float | None:
-    """log|α/β|, natural: above zero the attention weighs more. None where it is not finite (a zero) or there is none."""
+    """Compute log|α/β|, natural: above zero the attention weighs more.
+
+    Return None where it is not finite (a zero) or there is none.
+    """
     if not alpha or not beta:
         return None
     ratio = math.log(abs(alpha)) - math.log(abs(beta))  # the quotient itself could overflow
@@ -88,18 +91,18 @@ def log_ratio(alpha: float | None, beta: float | None) -> float | None:
 
 
 def entropy(probabilities: Iterable[float]) -> float:
-    """In nats: 0 when the choice is made, log n when n candidates are equal."""
+    """Compute the entropy in nats: 0 when the choice is made, log n when n candidates are equal."""
     return -sum(p * math.log(p) for p in probabilities if p > 0)
 
 
 def last_epoch(observations: Sequence[Observation]) -> list[Observation]:
-    """The observations of the last epoch."""
+    """Return the observations of the last epoch."""
     last = max((o.epoch for o in observations), default=0)
     return [o for o in observations if o.epoch == last]
 
 
 def by_slot(observations: Iterable[Observation]) -> dict[str, list[Observation]]:
-    """The observations of each slot, slots in the order of depth."""
+    """Return the observations of each slot, slots in the order of depth."""
     slots: dict[str, list[Observation]] = {}
     for o in observations:
         slots.setdefault(o.slot, []).append(o)
@@ -107,11 +110,11 @@ def by_slot(observations: Iterable[Observation]) -> dict[str, list[Observation]]
 
 
 def with_probability(observations: Iterable[Observation]) -> list[Observation]:
-    """The candidates of what is searched."""
+    """Return the candidates of searched slots."""
     return [o for o in observations if o.probability is not None]
 
 
 def acmix_of(observations: Sequence[Observation]) -> dict[str, Observation]:
-    """The ACmix of each slot at the last epoch: of several candidates the most probable, or the first if none has one."""
+    """Return the ACmix of each slot at the last epoch: the most probable candidate, or the first without probabilities."""
     mixed = (o for o in last_epoch(observations) if o.alpha is not None and o.beta is not None)
     return {slot: max(found, key=lambda o: o.probability or 0.0) for slot, found in by_slot(mixed).items()}

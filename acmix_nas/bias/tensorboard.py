@@ -22,7 +22,7 @@ __all__ = ["write_figures", "write_layout", "write_scalars"]
 
 
 def write_scalars(writer: SummaryWriter, observations: Sequence[Observation], epoch: int) -> None:
-    """One scalar `<what>/<slot>/<operator>` for each number that there is; `entropy/<slot>` for the searched slots.
+    """Write one scalar `<what>/<slot>/<operator>` for each number, and `entropy/<slot>` for the searched slots.
 
     `log_ratio` is left out where α or β is exactly zero.
     """
@@ -43,7 +43,7 @@ def write_scalars(writer: SummaryWriter, observations: Sequence[Observation], ep
 
 
 def write_layout(writer: SummaryWriter, observations: Sequence[Observation]) -> None:
-    """The layout of the custom scalars page: a category per stage.
+    """Write the layout of the custom scalars page: a category per stage.
 
     A category holds the α and β, the log ratios and the entropies of the stage, then the probabilities of each slot.
     A chart finds its lines by one regular expression, since TensorBoard sends one request for each.
@@ -75,7 +75,7 @@ def _chart(what: str, slots: Iterable[str], operators: str = "/[^/]+") -> list[o
 
 
 def write_figures(writer: SummaryWriter, observations: Sequence[Observation], epoch: int) -> None:
-    """Figure 5 and the heat map as images of this epoch, each where there is something to draw."""
+    """Write Figure 5 and the heat map as images of this epoch, each where there is something to draw."""
     if acmix_of(observations):
         writer.add_figure("figure 5", figure5({"this run": observations}), epoch)
     if with_probability(observations):

@@ -47,7 +47,7 @@ def read_config(file: Path, settings: Mapping[str, Setting], sections: Mapping[s
 
 
 def overlaid(settings: Mapping[str, Setting], file: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a file under those that were typed; mappings are merged key by key."""
+    """Return the options of a file under the typed ones. Mappings are merged key by key."""
     both = {
         name: {**file[name], **value}
         for name, value in typed.items()
@@ -112,12 +112,12 @@ def _read(
 
 
 def _line(value: Any) -> str:
-    """A value as YAML, on one line."""
+    """Return a value as YAML, on one line."""
     return str(yaml.safe_dump([_plain(value)], default_flow_style=True, allow_unicode=True, width=10**6)).strip()[1:-1]
 
 
 def _plain(value: Any) -> Any:
-    """A value as YAML holds it."""
+    """Return a value as YAML holds it."""
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -94,7 +94,7 @@ def run(arguments: list[str]) -> None:
 
 
 def show_everything(arguments: list[str]) -> bool:
-    """Show the help of a command with all of its options; return False where it has no more than `--help` shows."""
+    """Show the help of a command with all of its options. Return False where it has no more than `--help` shows."""
     chain, apps, _ = app.parse_commands([argument for argument in arguments if argument != EVERYTHING])
     everything = getattr(apps[-1].default_command, "everything", None)
     if everything is None:

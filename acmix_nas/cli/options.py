@@ -99,7 +99,7 @@ class Plan:
 
     @property
     def sections(self) -> dict[str, type]:
-        """Names that a config file may give to a mapping of settings, of the command's own dataclasses."""
+        """Return names that a config file may give to a mapping of settings, of the command's own dataclasses."""
         return dict(self.groups) if len(self.groups) > 1 else {}
 
 
@@ -138,7 +138,7 @@ def command(*, shown: Iterable[str]) -> Callable[[Callable[..., None]], Callable
 
 
 def _signature(plan: Plan, shown: Sequence[str], by_subject: bool = False) -> inspect.Signature:
-    """What cyclopts sees; help lists options in this order."""
+    """Return the signature that cyclopts sees. Help lists options in its order."""
     panels = dict.fromkeys((*(setting.panel for setting in plan.settings.values()), RUN))
     groups = {
         panel: Group(panel.capitalize(), sort_key=2 + order) if by_subject else BASIC for order, panel in enumerate(panels)
@@ -173,7 +173,7 @@ def metavar(kind: Any) -> dict[str, Any]:
 
 
 def _everything(run: Callable[..., None], signature: inspect.Signature) -> Callable[..., None]:
-    """A copy of a command whose help shows all options."""
+    """Return a copy of a command whose help shows all options."""
 
     @functools.wraps(run)
     def everything(*arguments: Any, **options: Any) -> None:
@@ -191,7 +191,7 @@ def _seen_as(function: Callable[..., None], signature: inspect.Signature) -> Cal
 
 
 def _text(setting: Setting, source: str | None) -> str:
-    """The help of an option: what it is, which variants have it, and its default."""
+    """Return the help of an option: its text, the variants that have it, and its default."""
     parts = [with_names(setting.help, setting.names)]
     if setting.variants:
         parts.append(f"(of {', '.join(setting.variants)})")
@@ -217,7 +217,7 @@ def _shown(value: Any) -> str:
 
 
 def _as_typed(setting: Setting, texts: Sequence[Any]) -> Any:
-    """What was typed, perhaps several times: the last counts, but mappings and lists of texts are added to."""
+    """Convert what was typed, perhaps several times: the last counts, but mappings and lists of texts are added to."""
     option = f"--{setting.name.replace('_', '-')}"
     if not accumulates(setting.kind):
         return setting.read(texts[-1], option)

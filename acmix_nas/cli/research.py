@@ -72,7 +72,7 @@ def tabulate(
     seconds: Flag = False,
     output: Path = Path("table.json"),
 ) -> None:
-    """Train every architecture of a space alone, and write the table that searches are judged by.
+    """Train every architecture of a space alone, and write the table that searches are measured by.
 
     Args:
         space: cued, cued-shapes, or the folder of a search, whose space and recipe are taken.
@@ -117,7 +117,7 @@ def assess(
         space: cued, cued-shapes, or the folder of a search, whose space is taken.
         table: a table of acmix-nas tabulate; by default that of the package, for cued.
         sample: without a table: train so many random architectures first.
-        warm: so many random architectures are trained on from each supernet, to judge its ranking by.
+        warm: so many random architectures are trained on from each supernet, to measure its ranking by.
         workers: processes, of one thread each.
         output: folder; the same one again goes on with what is missing.
     """

@@ -64,7 +64,7 @@ class Devices:
 
     @property
     def trainer_kwargs(self) -> dict[str, Any]:
-        """The arguments of Lightning's Trainer."""
+        """Return the arguments of Lightning's Trainer."""
         return {"devices": self.devices, "accelerator": self.accelerator, "strategy": self.parallel}
 
 

@@ -42,7 +42,7 @@ def parse_budget(budget: Budget) -> dict[str, float]:
 
 
 def _parts(budget: Budget) -> Iterable[tuple[str, float | str, str]]:
-    """Name, value, and both as they were given."""
+    """Return name, value, and both as they were given."""
     if isinstance(budget, Mapping):
         return [(name, value, f"{name}={value}") for name, value in budget.items()]
     texts = [budget] if isinstance(budget, str) else budget

@@ -64,7 +64,7 @@ class CostTable:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The costs that the table knows."""
+        """Return the costs that the table knows."""
         return tuple(self.rest)
 
     def check(self, measure: str) -> None:

@@ -88,7 +88,7 @@ def export_program(
 ) -> float:  # fmt: skip
     """Write a network as a .pt2 file, which `torch.export.load(path).module()` runs without this package.
 
-    `provenance.json` inside it says which command made it. Arguments, result and errors as of `export_onnx`.
+    `provenance.json` inside it says which command made it. Arguments, result and errors are those of `export_onnx`.
     """
     with _new_file(Path(path)) as temporary:
         network, program, batches = _trace(network, full_size(input_size), batch)
@@ -98,7 +98,7 @@ def export_program(
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    """A temporary name with the same suffix, renamed to `path` at the end and removed where something fails."""
+    """Yield a temporary name with the same suffix. Rename it to `path` at the end, and remove it where something fails."""
     unused(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -112,7 +112,7 @@ def _new_file(path: Path) -> Iterator[Path]:
 def _trace(
     network: nn.Module, input_size: Sequence[int], batch: int | None
 ) -> tuple[nn.Module, ExportedProgram, Sequence[int]]:
-    """A copy of the network on the CPU in evaluation mode, its program, and the batch sizes to check it at."""
+    """Return a copy of the network on the CPU in evaluation mode, its program, and the batch sizes to check it at."""
     if batch is not None and batch < 1:
         raise UserError(f"batch must be positive, or None for any; got {batch}")
     network = copy.deepcopy(network).cpu().eval()

@@ -152,7 +152,10 @@ def fuse(network: nn.Module, images: Tensor, repeats: int = 7, tolerance: float 
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Without TF32, in which GPUs convolve by default from Ampere on: its 10 bits would be most of a difference."""
+    """Turn TF32 off inside the block.
+
+    GPUs convolve in TF32 by default from Ampere on: its 10 bits would be most of a difference.
+    """
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
     torch.set_float32_matmul_precision("highest")
@@ -177,9 +180,9 @@ def _pack(fused: nn.Module, images: Tensor, repeats: int) -> None:
 class PackedConv2d(nn.Conv2d):
     """A convolution for inference that keeps its weight in the order that oneDNN wants, beside the weight itself.
 
-    A plain one puts it in order in every forward, which takes as long as the convolution where maps are small and weights large
+    A plain one puts it in order in every forward. That takes as long as the convolution where maps are small and weights large
     (512 channels on 7×7, one image: 2.0 → 0.9 ms). Where a graph is made, gradients are wanted, or another type or device
-    comes, it is a plain one. A copy packs anew; so does one whose weight has changed.
+    comes, it is a plain one. A copy packs anew, and so does one whose weight has changed.
     """
 
     _packed: Tensor | None
@@ -187,12 +190,12 @@ class PackedConv2d(nn.Conv2d):
 
     @staticmethod
     def takes(conv: nn.Conv2d) -> bool:
-        """Whether this one has a packed form."""
+        """Return whether this convolution has a packed form."""
         return conv.weight.dtype == torch.float32 and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> PackedConv2d:
-        """The same convolution, of the same weight."""
+        """Return the same convolution, of the same weight."""
         packed = copy.copy(conv)
         packed.__class__ = cls
         assert isinstance(packed, cls)
@@ -250,7 +253,7 @@ class FusedOperator(nn.Module):
     fc: Tensor | None
 
     def _fold_attention(self, gain: Tensor, shift: Tensor | None) -> None:
-        """Into the output projection, or the values, where nothing else reads them; or else it stays a factor."""
+        """Fold the norm into the output projection, or the values where nothing else reads them. Else it stays a factor."""
         assert self.attention is not None
         if isinstance(self.attention, Output):
             conv, rows = self.attention.proj, slice(None)
@@ -306,7 +309,7 @@ class FusedOperator(nn.Module):
     column: Tensor | None
 
     def _border(self, size: tuple[int, int]) -> Tensor:
-        """(1, C, Ho, Wo): what biases that pass through the zero padding add."""
+        """Return (1, C, Ho, Wo): what biases that pass through the zero padding add."""
         assert self.column is not None
         return F.conv2d(self.column.new_ones(1, 1, *size), self.column, None, *self.geometry)
 
@@ -350,7 +353,7 @@ class ConstantPosition(LinearPosition):
     encoding: Tensor
 
     def forward(self, height: int, width: int) -> Tensor:
-        """(H, W, D)"""
+        """Return (H, W, D)."""
         return self.encoding if (height, width) == self.size else super().forward(height, width)
 
 
@@ -371,7 +374,7 @@ class PointwiseLinear(nn.Module):
 
 @torch.no_grad()
 def _forms(operator: Any, norm: nn.Module | None, size: tuple[int, int]) -> dict[str, nn.Module]:
-    """Every form that an operator has."""
+    """Return every form that an operator has."""
     attention, convolution = operator.attention, operator.convolution
     path = attention or convolution
     assert path is not None
@@ -389,7 +392,7 @@ def _forms(operator: Any, norm: nn.Module | None, size: tuple[int, int]) -> dict
 
 
 def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
-    """A batch norm into the convolution in front of it."""
+    """Fold a batch norm into the convolution in front of it."""
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -399,7 +402,7 @@ def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
 
 
 def _following_norms(network: nn.Module, images: Tensor) -> dict[str, str]:
-    """Convolution or operator → the batch norm that is all that reads its output, as a forward shows.
+    """Return convolution or operator → the batch norm that alone reads its output, as a forward shows.
 
     The graph of a backward knows who reads what, whatever Python did on the way.
     """
@@ -444,7 +447,7 @@ def _following_norms(network: nn.Module, images: Tensor) -> dict[str, str]:
 
 
 def _inputs(network: nn.Module, images: Tensor, names: list[str]) -> dict[str, Tensor]:
-    """What these modules get in a forward; those that run more than once are left out."""
+    """Return the inputs of these modules in a forward. Modules that run more than once are left out."""
     found: dict[str, list[Tensor]] = {}
     hooks = []
     for name in names:
@@ -460,7 +463,7 @@ def _inputs(network: nn.Module, images: Tensor, names: list[str]) -> dict[str, T
 
 
 def _race(modules: Mapping[str, nn.Module], x: Tensor, repeats: int) -> dict[str, float]:
-    """Least milliseconds of each, in turn: whatever else the machine does only adds to them.
+    """Return the least milliseconds of each, run in turn. Whatever else the machine does only adds to them.
 
     By the medians, 3 of 60 ResNets got the other memory layout than the rest on a busy machine, and were 9 to 16 % slower.
     """

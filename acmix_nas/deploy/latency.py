@@ -41,7 +41,7 @@ QUIET = 0.25
 
 
 def cache_file() -> Path:
-    """Where measured latencies are kept."""
+    """Return the file that keeps measured latencies."""
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "acmix-nas" / "latency.json"
 
 
@@ -50,9 +50,9 @@ def cache_file() -> Path:
 class Latency(Cost):
     """Milliseconds of a batch, in the fused form, measured on the machine at hand.
 
-    Operators are measured alone, in turns; equal slots on equal maps are measured once. What is no slot gets what is left of
-    a few whole networks on average. All is kept in `cache_file` by device, threads, versions, kernels, batch and shape, so
-    that a search under a budget goes on with the numbers that it began with.
+    Operators are measured alone, in turns. Equal slots on equal maps are measured once. What is no slot gets what is left of a
+    few whole networks on average. All is kept in `cache_file` by device, threads, versions, kernels, batch and shape. So a
+    search under a budget goes on with the numbers that it began with.
 
     Args:
         batch: images in a forward.
@@ -165,7 +165,7 @@ def _whole(
     network: nn.Module, slots: Sequence[Slot], choices: Sequence[Mapping[str, str]], input_size: Sequence[int],
     batch: int, place: torch.device, repeats: int,
 ) -> np.ndarray:  # fmt: skip
-    """Milliseconds of whole fused networks, (networks, turns)."""
+    """Measure the milliseconds of whole fused networks, (networks, turns)."""
     x = torch.randn(batch, *input_size, device=place)
     networks = []
     for choice in choices:
@@ -178,13 +178,13 @@ def _whole(
 
 @torch.inference_mode()
 def _interleaved(modules: Sequence[tuple[nn.Module, Tensor]], repeats: int) -> np.ndarray:
-    """Milliseconds, (modules, turns); each is run once, untimed, before it is timed, so that its weights are near."""
+    """Measure milliseconds, (modules, turns). Each module first runs once, untimed, so that its weights are near."""
     forwards = [partial(module, x) for module, x in modules]
     return interleaved(forwards, modules[0][1].device, repeats, discard=1, before=forwards)
 
 
 def _typical(times: np.ndarray) -> list[float]:
-    """What each takes on a quiet machine, of (modules, turns).
+    """Estimate the milliseconds of each on a quiet machine, from (modules, turns).
 
     A machine that others use is slow for a while and fast again, so a time is first compared with the same turn's median.
     Of 30 whole networks of the same ResNet, halves of 15 turns agree with ρ = 0.82 by medians, and with 0.90 this way.
@@ -195,13 +195,13 @@ def _typical(times: np.ndarray) -> list[float]:
 
 
 def _key(place: torch.device, batch: int, slot: Slot, operator: str, size: tuple[int, int]) -> str:
-    """Everything that a latency depends on."""
+    """Return a key of everything that a latency depends on."""
     shape = replace(slot, name="", candidates=(operator,))
     return f"{_conditions(place, batch)}, {size}: {shape}"
 
 
 def _rest_key(place: torch.device, batch: int, of: Survey) -> str:
-    """Everything that what is no slot depends on, and nothing of what stands at the slots."""
+    """Return a key of everything that the rest of the network depends on, and nothing of what stands at the slots."""
     code = hashlib.sha256(f"{of.rest} {[*of.slots]}".encode()).hexdigest()[:16]
     return f"{_conditions(place, batch)}, {of.input_size}: the rest of {type(of.network).__name__} {code}"
 
@@ -212,7 +212,7 @@ def _conditions(place: torch.device, batch: int) -> str:
 
 
 def _cached() -> dict[str, float]:
-    """What was measured before; a file that cannot be read is as good as none, and is written anew."""
+    """Return the latencies that were measured before. A file that cannot be read counts as none, and is written anew."""
     try:
         kept = read_document(cache_file(), CACHE).get("milliseconds", {})
     except UserError:

@@ -73,7 +73,7 @@ def count(
 
     Args:
         input_size: (channels, height, width) of an image, or the side of a square image of three channels.
-        num_classes, backbone: as of `build`; the backbone is not changed.
+        num_classes, backbone: see `build`. The backbone is not changed.
 
     Raises:
         UserError: as `build` does.
@@ -125,7 +125,7 @@ class Profile:
 
     @property
     def images_per_second(self) -> float:
-        """At the batch size of the conditions, by the median."""
+        """Return the images per second at the batch size of the conditions, by the median."""
         batch = self.conditions.batch_size
         return batch / self.latency[batch].median * 1e3
 
@@ -156,7 +156,7 @@ def profile(
         repeats: timed forwards of each network and batch size.
         warmup: forwards of each network and batch size before any is timed.
         device: "cpu" or "cuda"; CUDA where there is one by default.
-        counts: name → what `count` says, for those that have it.
+        counts: name → what `count` says, for the networks that have it.
         progress: whether a bar is shown.
 
     Returns:
@@ -204,7 +204,7 @@ def profile(
 
 
 def peak_memory(network: nn.Module, images: Tensor) -> int:
-    """Bytes of one forward at its peak, above what was there before; see `profile`."""
+    """Measure the peak memory of one forward in bytes, above what was there before. See `profile`."""
     if images.device.type != "cuda":
         with torch.no_grad(), TensorMemory([images, *network.parameters(), *network.buffers()]) as memory:
             network(images)
@@ -245,7 +245,7 @@ class TensorMemory(TorchDispatchMode):
 
 
 def table(profiles: Sequence[Profile], extra: Extra = None) -> Table:
-    """The networks side by side, a column each, which fits a terminal.
+    """Show the networks side by side, a column each, which fits a terminal.
 
     Args:
         extra: more figures in front, such as {"test accuracy": {"found": "97.2 ± 0.3 %"}}.
@@ -257,12 +257,12 @@ def table(profiles: Sequence[Profile], extra: Extra = None) -> Table:
 
 
 def stages(profiles: Sequence[Profile]) -> Table:
-    """MACs of the slots by stage of the network, Stage I + Stage II."""
+    """Show MACs of the slots by stage of the network, Stage I + Stage II."""
     return _rich(_stage_columns(profiles))
 
 
 def markdown(profiles: Sequence[Profile], extra: Extra = None) -> str:
-    """Both tables, and what they mean. Arguments and errors as of `table`."""
+    """Write both tables and their explanation as Markdown. Arguments and errors are those of `table`."""
     c = _conditions(profiles)
     *_, height, width = c.input_size
     lines = [
@@ -282,7 +282,7 @@ def markdown(profiles: Sequence[Profile], extra: Extra = None) -> str:
 
 
 def as_json(profiles: Sequence[Profile]) -> dict[str, Any]:
-    """Everything that was measured: latencies in ms, memory in bytes. Errors as of `table`."""
+    """Return everything that was measured: latencies in ms, memory in bytes. Errors are those of `table`."""
     networks = {}
     for p in profiles:
         latency = {str(batch): latency._asdict() for batch, latency in p.latency.items()}
@@ -295,7 +295,7 @@ def as_json(profiles: Sequence[Profile]) -> dict[str, Any]:
 
 
 def files(folder: Path) -> list[Path]:
-    """What a report writes."""
+    """Return the files that a report writes."""
     return [folder / "profile.md", folder / "profile.json"]
 
 
@@ -303,7 +303,7 @@ def report(profiles: Sequence[Profile], folder: str | Path, extra: Extra = None)
     """Write profile.md and profile.json.
 
     Raises:
-        UserError: where one of them exists, and as of `table`.
+        UserError: where one of them exists, and as `table` does.
     """
     names = files(Path(folder))
     unused(*names)
@@ -360,13 +360,13 @@ def _markdown(columns: Mapping[str, Sequence[str]]) -> str:
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, or all before the point."""
+    """Format a value with three significant digits, or all before the point."""
     decimals = max(0, 2 - math.floor(math.log10(float(f"{value:.3g}")))) if value > 0 else 0
     return f"{value:.{decimals}f}"
 
 
 def _short(value: float) -> str:
-    """A number with k, M or G."""
+    """Format a number with k, M or G."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * unit:
             return f"{_digits(value / unit)} {name}"

@@ -17,7 +17,7 @@ FEATURE_ARGUMENTS = ("features_only", "out_indices", "feature_cls", "output_fmt"
 
 @register_model
 def acmix_nas(pretrained: bool = False, architecture: str | Path | Architecture | None = None, **arguments: Any) -> nn.Module:
-    """The entry in timm's registry: `timm.create_model("acmix_nas", architecture="architecture.json", features_only=…)`.
+    """Build a derived network for timm: `timm.create_model("acmix_nas", architecture="architecture.json", features_only=…)`.
 
     Args:
         pretrained: whether the backbone starts from timm's weights, where it keeps convolutions.

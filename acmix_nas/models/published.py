@@ -25,12 +25,12 @@ def same(value: Tensor) -> Tensor:
 
 
 def as_kernel(value: Tensor) -> Tensor:
-    """A linear layer as a 1×1 convolution."""
+    """Return a linear layer's weight as that of a 1×1 convolution."""
     return value[:, :, None, None]
 
 
 def without_kernel(value: Tensor) -> Tensor:
-    """A 1×1 convolution as a linear layer."""
+    """Return the weight of a 1×1 convolution as that of a linear layer."""
     return value.squeeze((2, 3))
 
 

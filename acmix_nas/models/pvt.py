@@ -51,7 +51,9 @@ def make_operator(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Operator | ACmix:
-    """PVT's global attention with its output projection, or ACmix of the two and a convolution path; no positions (appendix D).
+    """Make PVT's global attention with its output projection, or ACmix of the two and a convolution path.
+
+    There are no positions (appendix D).
 
     Shapes, of what is made: (B, C, H, W) → (B, C, H, W).
 
@@ -188,7 +190,7 @@ class PVT(Pyramid):
     Args:
         depths: the number of blocks in each stage.
         num_classes: 0 for none.
-        global_pool: as of timm's heads, "avg" or "" for none.
+        global_pool: of timm's heads, "avg" or "" for none.
         drop_rate: of the pooled features.
         drop_path_rate: of the last block; that of the first is 0, and they rise in equal steps.
         img_size: the side of the images, or (height, width), for which the position embeddings are made.
@@ -252,11 +254,14 @@ class PVT(Pyramid):
                 nn.init.zeros_(module.bias)
 
     def no_weight_decay(self) -> set[str]:
-        """The position embeddings."""
+        """Return the names of the position embeddings."""
         return {f"stages.{number}.pos_embed" for number in range(len(self.stages))}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Expressions that sort the parameters by depth, for a learning rate that decays with it: by stages, or by blocks."""
+        """Return expressions that sort the parameters by depth, by stages or by blocks.
+
+        A learning rate that decays with depth needs them.
+        """
         stage = r"^stages\.(\d+)"
         blocks = [
             (stage + r"\.blocks\.(\d+)", None),
@@ -278,23 +283,23 @@ def _create(variant: str, pretrained: bool, **arguments: Any) -> nn.Module:
 
 @register_model
 def pvt_tiny(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """PVT-T, the baseline."""
+    """Build PVT-T, the baseline."""
     return _create("pvt_tiny", pretrained, **arguments)
 
 
 @register_model
 def pvt_small(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """PVT-S, the baseline."""
+    """Build PVT-S, the baseline."""
     return _create("pvt_small", pretrained, **arguments)
 
 
 @register_model
 def pvt_tiny_acmix(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """PVT-ACmix-T."""
+    """Build PVT-ACmix-T."""
     return _create("pvt_tiny_acmix", pretrained, **arguments)
 
 
 @register_model
 def pvt_small_acmix(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """PVT-ACmix-S."""
+    """Build PVT-ACmix-S."""
     return _create("pvt_small_acmix", pretrained, **arguments)

@@ -41,7 +41,7 @@ class Pyramid(nn.Module):
         channels: C of each stage's map.
         reductions: of each stage's map, the side of the image over that of the map.
         num_classes: 0 for none.
-        global_pool: as of timm's heads, "avg" or "" for none.
+        global_pool: of timm's heads, "avg" or "" for none.
     """
 
     stages_name: ClassVar[str] = "stages"
@@ -65,15 +65,18 @@ class Pyramid(nn.Module):
         return stages
 
     def _stem(self, x: Tensor) -> Tensor:
-        """What comes before the first stage: here nothing."""
+        """Run what comes before the first stage: here nothing."""
         return x
 
     def no_weight_decay(self) -> set[str]:
-        """None: α, β, biases and normalisations are vectors or less, which timm's optimizers leave alone by themselves."""
+        """Return no names.
+
+        α, β, biases and normalisations are vectors or less, which timm's optimizers leave alone by themselves.
+        """
         return set()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether the backward computes each block again instead of keeping what it needs of it."""
+        """Set whether the backward computes each block again instead of keeping what it needs of it."""
         for module in self.modules():
             if isinstance(module, Stage):
                 module.grad_checkpointing = enable
@@ -83,7 +86,7 @@ class Pyramid(nn.Module):
         return classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier, and another pooling if one is named."""
+        """Make a new classifier, and another pooling if one is named."""
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
         self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
@@ -98,7 +101,7 @@ class Pyramid(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of stages, after (B, C, H, W) of the last one, normalised, unless only they are asked for.
+        """Return the maps of stages, after (B, C, H, W) of the last one, normalised, unless only they are asked for.
 
         Args:
             x: (B, in_chans, H, W).
@@ -144,12 +147,12 @@ class Pyramid(nn.Module):
         return taken
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) → (B, C, ⌈H/r⌉, ⌈W/r⌉), the last stage's map, normalised; r is its reduction."""
+        """Map (B, in_chans, H, W) to (B, C, ⌈H/r⌉, ⌈W/r⌉), the last stage's map, normalised. r is its reduction."""
         maps: Tensor = self.norm(self._stages(self._stem(x)))
         return maps
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, H, W) → (B, num_classes), or (B, C) of what the classifier reads."""
+        """Map (B, C, H, W) to (B, num_classes), or to the classifier's input, (B, C)."""
         out: Tensor = self.head(x, pre_logits=pre_logits)
         return out
 
@@ -172,7 +175,7 @@ def one_per_stage(depths: str, stages: int, **sizes: Sequence[float]) -> None:
 
 
 def config(first_conv: str, crop_pct: float, interpolation: str) -> dict[str, Any]:
-    """timm's config of a network that is trained on ImageNet at 224×224, without weights."""
+    """Return timm's config of a network that is trained on ImageNet at 224×224, without weights."""
     return {
         "url": "", "num_classes": 1000, "input_size": (3, 224, 224), "pool_size": (7, 7), "crop_pct": crop_pct,
         "interpolation": interpolation, "fixed_input_size": False, "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD,
@@ -181,6 +184,9 @@ def config(first_conv: str, crop_pct: float, interpolation: str) -> dict[str, An
 
 
 def create(network: type[Pyramid], variant: str, pretrained: bool, stages: int, **arguments: Any) -> nn.Module:
-    """The network as timm builds it, or with `features_only` the maps of all `stages` unless `out_indices` names some."""
+    """Build the network with timm.
+
+    With `features_only` it gives the maps of all `stages`, unless `out_indices` names some.
+    """
     feature_cfg = {"out_indices": arguments.pop("out_indices", tuple(range(stages))), "feature_cls": "getter"}
     return build_model_with_cfg(network, variant, pretrained, feature_cfg=feature_cfg, **arguments)

@@ -64,7 +64,7 @@ class OperatorResNet(ResNet):
 
     @jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """The maps of the coordinates, which are no filters."""
+        """Return the names of the maps of the coordinates, which are no filters."""
         positions = (name for name, module in self.named_modules() if isinstance(module, LinearPosition))
         return {f"{name}.linear.weight" for name in positions}
 
@@ -88,53 +88,53 @@ def _create(variant: str, pretrained: bool, **arguments: Any) -> nn.Module:
 
 @register_model
 def resnet26_conv(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """ResNet-26, the baseline."""
+    """Build ResNet-26, the baseline."""
     return _create("resnet26_conv", pretrained, **arguments)
 
 
 @register_model
 def resnet38_conv(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """ResNet-38, the baseline."""
+    """Build ResNet-38, the baseline."""
     return _create("resnet38_conv", pretrained, **arguments)
 
 
 @register_model
 def resnet50_conv(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """ResNet-50, the baseline."""
+    """Build ResNet-50, the baseline."""
     return _create("resnet50_conv", pretrained, **arguments)
 
 
 @register_model
 def resnet26_sasa(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """ResNet-26 with local attention."""
+    """Build ResNet-26 with local attention."""
     return _create("resnet26_sasa", pretrained, **arguments)
 
 
 @register_model
 def resnet38_sasa(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """ResNet-38 with local attention."""
+    """Build ResNet-38 with local attention."""
     return _create("resnet38_sasa", pretrained, **arguments)
 
 
 @register_model
 def resnet50_sasa(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """ResNet-50 with local attention."""
+    """Build ResNet-50 with local attention."""
     return _create("resnet50_sasa", pretrained, **arguments)
 
 
 @register_model
 def resnet26_acmix(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """ResNet-ACmix 26."""
+    """Build ResNet-ACmix 26."""
     return _create("resnet26_acmix", pretrained, **arguments)
 
 
 @register_model
 def resnet38_acmix(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """ResNet-ACmix 38."""
+    """Build ResNet-ACmix 38."""
     return _create("resnet38_acmix", pretrained, **arguments)
 
 
 @register_model
 def resnet50_acmix(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """ResNet-ACmix 50."""
+    """Build ResNet-ACmix 50."""
     return _create("resnet50_acmix", pretrained, **arguments)

@@ -26,7 +26,7 @@ SQUEEZE = 4
 
 
 def pointwise(in_channels: int, out_channels: int, bias: bool = False, **like: Any) -> nn.Conv2d:
-    """A 1×1 convolution with He's normal initialisation, given here so that no loop has to tell it from an operator's."""
+    """Make a 1×1 convolution with He's normal initialisation, so that no later loop has to tell it from an operator's."""
     conv = nn.Conv2d(in_channels, out_channels, 1, bias=bias, **like)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return conv
@@ -44,7 +44,7 @@ def make_operator(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Operator | ACmix:
-    """Patchwise attention, or ACmix of it and a convolution path; of queries and keys there is one map each (appendix C).
+    """Make patchwise attention, or ACmix of it and a convolution path. Queries and keys have one map each (appendix C).
 
     Up to 8 channels of the values share their weights: as many as divide `out_channels`, for either form.
 
@@ -139,7 +139,7 @@ class SAN(Pyramid):
     Args:
         layers: the number of blocks in each stage, which may be 0.
         num_classes: 0 for none.
-        global_pool: as of timm's heads, "avg" or "" for none.
+        global_pool: of timm's heads, "avg" or "" for none.
         drop_rate: of the pooled features.
         drop_path_rate: of the last block; that of the first is 0, and they rise in equal steps.
         channels: C of each stage, which 4 · heads must divide.
@@ -199,7 +199,10 @@ class SAN(Pyramid):
         self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate, **like)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Expressions that sort the parameters by depth, for a learning rate that decays with it: by stages, or by blocks."""
+        """Return expressions that sort the parameters by depth, by stages or by blocks.
+
+        A learning rate that decays with depth needs them.
+        """
         stage = r"^layers\.(\d+)"
         blocks = [(stage + r"\.blocks\.(\d+)", None), (stage + r"\.conv", (0,)), (stage + r"\.norm", MATCH_PREV_GROUP)]
         return {"stem": r"^(?:conv|norm)_in", "blocks": stage if coarse else blocks}
@@ -220,35 +223,35 @@ def _create(variant: str, pretrained: bool, **arguments: Any) -> nn.Module:
 
 @register_model
 def san10_patchwise(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """SAN 10, the baseline."""
+    """Build SAN 10, the baseline."""
     return _create("san10_patchwise", pretrained, **arguments)
 
 
 @register_model
 def san15_patchwise(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """SAN 15, the baseline."""
+    """Build SAN 15, the baseline."""
     return _create("san15_patchwise", pretrained, **arguments)
 
 
 @register_model
 def san19_patchwise(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """SAN 19, the baseline."""
+    """Build SAN 19, the baseline."""
     return _create("san19_patchwise", pretrained, **arguments)
 
 
 @register_model
 def san10_acmix(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """SAN-ACmix 10."""
+    """Build SAN-ACmix 10."""
     return _create("san10_acmix", pretrained, **arguments)
 
 
 @register_model
 def san15_acmix(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """SAN-ACmix 15."""
+    """Build SAN-ACmix 15."""
     return _create("san15_acmix", pretrained, **arguments)
 
 
 @register_model
 def san19_acmix(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """SAN-ACmix 19."""
+    """Build SAN-ACmix 19."""
     return _create("san19_acmix", pretrained, **arguments)

@@ -70,7 +70,7 @@ class ACmixSwin(SwinTransformer):
 
     @jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """The tables of relative positions."""
+        """Return the names of the tables of relative positions."""
         return {f"{name}.table" for name, module in self.named_modules() if isinstance(module, RelativeBias)}
 
 
@@ -86,11 +86,11 @@ def _create(variant: str, pretrained: bool, **arguments: Any) -> nn.Module:
 
 @register_model
 def swin_tiny_acmix(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Swin-ACmix-T."""
+    """Build Swin-ACmix-T."""
     return _create("swin_tiny_acmix", pretrained, **arguments)
 
 
 @register_model
 def swin_small_acmix(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Swin-ACmix-S."""
+    """Build Swin-ACmix-S."""
     return _create("swin_small_acmix", pretrained, **arguments)

@@ -208,7 +208,10 @@ def _check_tuner_name(config: Path, tuner: dict[str, Any]) -> None:
 
 
 def _environment(settings: dict[str, Any]) -> dict[str, str]:
-    """Trials find this Python first, even in a virtual environment that is not active, and share the cores."""
+    """Return variables for trials: they find this Python first, and share the cores.
+
+    The virtual environment need not be active.
+    """
     from joblib import cpu_count  # of this process, not of the machine
 
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -282,7 +285,7 @@ def launch(
         timeout: seconds until an experiment that does not end is stopped; None for no limit.
         progress: whether to show the page's address and the progress, on stderr.
         working_directory: where the experiment's folder is made, instead of the config's `experimentWorkingDirectory`.
-        trial_options: as of `check`.
+        trial_options: see `check`.
         begun: called once, when the first trial is there. The start is what NNI has too little patience for.
 
     Returns:
@@ -315,7 +318,7 @@ def launch(
 
 @contextmanager
 def _finished_shown(folder: Path) -> Iterator[None]:
-    """Where what happens here fails or is interrupted, shows what trials have found."""
+    """Show what trials have found, where the block fails or is interrupted."""
     try:
         yield
     except BaseException:
@@ -328,7 +331,7 @@ def _finished_shown(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def signals_raise() -> Iterator[None]:
-    """A closed terminal and a scheduler's SIGTERM raise, as Ctrl-C does, so that the server is stopped before the end."""
+    """Make a closed terminal and a scheduler's SIGTERM raise, as Ctrl-C does, so that the server is stopped before the end."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)
@@ -347,7 +350,7 @@ def signals_raise() -> Iterator[None]:
 
 @contextmanager
 def _running(settings: dict[str, Any], port: int) -> Iterator[str]:
-    """The id of an experiment that runs inside this block and no longer."""
+    """Yield the id of an experiment that runs inside this block and no longer."""
     environment = _environment(settings)
     with TemporaryDirectory() as name:
         # What was checked is what runs: its paths are absolute, so the file may lie anywhere.
@@ -476,7 +479,7 @@ def _text(path: Path) -> str:
 
 
 def _tail(logs: Iterable[Path]) -> str:
-    """The last lines of each log that holds any, under its name."""
+    """Return the last lines of each log that holds any, under its name."""
     texts = {log: _text(log).strip() for log in logs if log.is_file()}
     return "".join("\n".join(["", f"{log}:", *text.splitlines()[-LOG_LINES:]]) for log, text in texts.items() if text)
 
@@ -496,7 +499,7 @@ def _servers(experiment: str) -> list[psutil.Process]:
 
 
 def _left_behind(experiment: str) -> list[psutil.Process]:
-    """What the trials of an experiment have started, whoever its parent is by now."""
+    """Return the processes that the trials of an experiment have started, whoever their parent is by now."""
     import psutil
 
     found = []
@@ -508,7 +511,7 @@ def _left_behind(experiment: str) -> list[psutil.Process]:
 
 
 def _started(experiment: str) -> list[psutil.Process]:
-    """The tuner and the trials of an experiment, and what they have started."""
+    """Return the tuner and the trials of an experiment, and the processes that they have started."""
     import psutil
 
     found = set(_left_behind(experiment))
@@ -522,8 +525,8 @@ def _stop(experiment: str) -> None:
     """Stop an experiment and all its processes.
 
     The server gets the signal that `nnictl stop` sends, and a minute to end its trials and write its records, as there. But
-    nnictl knows only servers that have come to NNI's list, waits for the whole minute where nothing reaps an ended process
-    (in many containers), and leaves what the trials have started.
+    nnictl knows only servers that have come to NNI's list. It waits for the whole minute where nothing reaps an ended process
+    (in many containers). It also leaves what the trials have started.
     """
     below = _started(experiment)
     left = _end(_servers(experiment), STOP_SECONDS) + _end(below + _left_behind(experiment))
@@ -540,7 +543,7 @@ def _alive(process: psutil.Process) -> bool:
 
 
 def _end(processes: Iterable[psutil.Process], seconds: float = 5.0) -> list[psutil.Process]:
-    """Ask processes to end, and make those that have not after some seconds; returns what still runs."""
+    """Ask processes to end, and after some seconds make them. Return the processes that still run."""
     import psutil
 
     left = list(filter(_alive, processes))

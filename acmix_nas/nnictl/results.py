@@ -39,7 +39,7 @@ def link_for_web_page(output_dir: Path) -> None:
 
 
 def find_experiment(name: str | Path) -> Path:
-    """The folder of an experiment: a folder itself, or the id of an experiment that NNI has a record of.
+    """Return the folder of an experiment: a folder itself, or the id of an experiment that NNI has a record of.
 
     Raises:
         UserError: for neither; the message lists the ids that exist.
@@ -78,7 +78,7 @@ FIELDS: dict[str, Any] = {
 
 
 def read_results(experiment: Path) -> list[TrialResult]:
-    """The results below a folder, best metric first; one that is not a number comes last.
+    """Read the results below a folder, best metric first. A metric that is not a number comes last.
 
     Raises:
         UserError: where there is none, or a file holds something else.

@@ -58,7 +58,7 @@ def report(kind: str, content: Mapping[str, Any]) -> None:
 
 
 def begin(output: Path | None) -> tuple[Path, dict[str, Any]]:
-    """The trial's folder and its parameters; none without NNI."""
+    """Return the trial's folder and its parameters. Without NNI there are none."""
     if "NNI_TRIAL_JOB_ID" in os.environ:
         import nni
 
@@ -101,7 +101,7 @@ def search_one(config: SearchConfig, output: Path | None, check: Path | None) ->
 
 
 def corners(space: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Settings in which every value of every choice occurs once; other types are left to NNI."""
+    """Return settings in which every value of every choice occurs once. Other types are left to NNI."""
     choices = {name: entry["_value"] for name, entry in space.items() if entry["_type"] == "choice"}
     most = max((len(values) for values in choices.values()), default=1)
     other = {name: entry["_value"][0] for name, entry in space.items() if entry["_type"] != "choice"}
@@ -141,7 +141,7 @@ def evaluate_one(config: SearchConfig, supernet: Path | None, output: Path | Non
 
 
 def check_slots(config: SearchConfig, space: Mapping[str, Any]) -> None:
-    """Whether a search space of NNI's has one choice per slot, among the candidates.
+    """Check that a search space of NNI's has one choice per slot, among the candidates.
 
     Raises:
         UserError: naming the slot.
@@ -222,7 +222,7 @@ def train_one(
 
 
 def spread(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with the mappings among them opened."""
+    """Return parameters with the mappings among them opened."""
     opened: dict[str, Any] = {}
     for name, value in parameters.items():
         opened |= value if isinstance(value, Mapping) else {name: value}

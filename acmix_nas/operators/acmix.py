@@ -52,7 +52,7 @@ class Mixing(nn.Module):
 
     @property
     def strengths(self) -> tuple[Tensor, Tensor]:
-        """α and β."""
+        """Return α and β."""
         return self.alpha, 1 - self.alpha if self.mixing == "convex" else self.beta
 
     def forward(self, attention: Tensor | None, convolution: Tensor | None) -> Tensor:
@@ -129,7 +129,7 @@ class ACmix(nn.Module):
 
     @classmethod
     def of(cls, projection: Stage1, attention: Path, convolution: ConvolutionPath, mixing: Mixing) -> ACmix:
-        """An ACmix of these parts."""
+        """Make an ACmix of these parts."""
         acmix = cls.__new__(cls)
         acmix._set(projection, attention, convolution, mixing)
         return acmix
@@ -144,12 +144,12 @@ class ACmix(nn.Module):
 
     @property
     def alpha(self) -> Tensor:
-        """α, the weight of the attention."""
+        """Return α, the weight of the attention."""
         return self.mixing.strengths[0]
 
     @property
     def beta(self) -> Tensor:
-        """β, the weight of the convolution."""
+        """Return β, the weight of the convolution."""
         return self.mixing.strengths[1]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -31,8 +31,8 @@ class LinearPosition(nn.Module):
     """A learned linear map of the coordinates (from −1 to 1, width first) to D channels: p.
 
     The logit of the paper's ResNet form is q_i · (k_j + p_i − p_j). Since q_i · p_i is the same for every j, the softmax
-    cancels it, and attention over k − p is exactly the same (so the bias of this map has no gradient). That costs one
-    subtraction instead of another K²-fold unfolding, and works for any set of neighbours.
+    cancels it. Attention over k − p is exactly the same, so the bias of this map has no gradient. That costs one subtraction
+    instead of another K²-fold unfolding, and works for any set of neighbours.
     """
 
     def __init__(self, channels: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
@@ -40,7 +40,7 @@ class LinearPosition(nn.Module):
         self.linear = nn.Linear(2, channels, device=device, dtype=dtype)
 
     def forward(self, height: int, width: int) -> Tensor:
-        """(H, W, D)"""
+        """Return (H, W, D)."""
         weight = self.linear.weight
         rows = torch.linspace(-1, 1, height, device=weight.device, dtype=weight.dtype)
         columns = torch.linspace(-1, 1, width, device=weight.device, dtype=weight.dtype)
@@ -63,7 +63,7 @@ class RelativeBias(nn.Module):
         nn.init.trunc_normal_(self.table, std=0.02)
 
     def forward(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """(1, N, Th · Tw, Sh · Sw) from the offsets of rows (Th, Sh) and columns (Tw, Sw); those out of reach are clamped."""
+        """Return (1, N, Th · Tw, Sh · Sw) from the offsets of rows (Th, Sh) and columns (Tw, Sw), clamped to the reach."""
         side = 2 * self.reach + 1
         rows, columns = ((offsets + self.reach).clamp(0, side - 1) for offsets in (rows, columns))
         index = side * rows[:, None, :, None] + columns[None, :, None, :]  # (Th, Tw, Sh, Sw)
@@ -74,7 +74,7 @@ def make_position(
     position: str, channels: int, heads: int, reach: int | None,
     device: torch.device | str | None = None, dtype: torch.dtype | None = None,
 ) -> LinearPosition | RelativeBias | None:  # fmt: skip
-    """What tells an attention where its keys are.
+    """Make the module that tells an attention where its keys are.
 
     Args:
         position: "linear", "table" or "none".
@@ -101,7 +101,7 @@ def position_name(position: nn.Module | None) -> str:
 
 
 def encoding_macs(position: nn.Module | None, height: int, width: int) -> float:
-    """Multiply-adds of the positions themselves: those of the linear map."""
+    """Count the multiply-adds of the positions themselves: those of the linear map."""
     return 2.0 * position.linear.out_features * height * width if isinstance(position, LinearPosition) else 0.0
 
 
@@ -127,7 +127,9 @@ def constant(make: Callable[..., Made]) -> Callable[..., Made]:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """softmax(q·k / √D + bias) · v (equations 10 and 21) over (B·M, N, T, D) and (B·M, N, S, D), M windows or tiles of a map.
+    """Compute softmax(q·k / √D + bias) · v (equations 10 and 21) over (B·M, N, T, D) and (B·M, N, S, D).
+
+    M counts the windows or tiles of a map.
 
     Args:
         mask: (M or 1, 1, T, S), 0 where a key takes part and −∞ where it does not.

@@ -23,13 +23,13 @@ SHIFTS = ("tensor", "fixed", "random", "learned")
 class ConvolutionPath(Path):
     """fc and shift: the 3N maps become k² maps, which are shifted and summed (equations 7 and 8).
 
-    The fully connected layer (3N → k² maps, shared by the D channels of a head) and the shift, a group convolution with D
-    groups and learnable kernels that start as shifts (Figure 3 c), compose to one group convolution with 3N inputs per
-    group. That form is used where it has fewer multiply-adds, 3N ≤ 3 + k² (up to N = 4 at k = 3: 23 → 11 ms
-    forward and backward at C = 64); the two are equal, and `factored` says which one runs.
+    The fully connected layer makes k² of the 3N maps, and is shared by the D channels of a head. The shift is a group
+    convolution with D groups and learnable kernels that start as shifts (Figure 3 c). The two compose to one group convolution
+    with 3N inputs per group. That form is used where it has fewer multiply-adds, 3N ≤ 3 + k² (up to N = 4 at k = 3: 23 → 11 ms
+    forward and backward at C = 64). The two forms are equal, and `factored` says which one runs.
 
-    Output channel d·N + n belongs to the head-channel d, as in the published code, while the attentions' channel h·D + d'
-    belongs to the head h: ACmix adds the two as they come.
+    Output channel d·N + n belongs to the head-channel d, as in the published code. The attentions' channel h·D + d' belongs to
+    the head h. ACmix adds the two as they come.
 
     Args:
         channels: C.
@@ -91,11 +91,11 @@ class ConvolutionPath(Path):
 
     @property
     def factored(self) -> bool:
-        """Whether fc and shift run one after the other."""
+        """Return whether fc and shift run one after the other."""
         return self.shift is None or self.maps > 3 + self.kernel_size**2
 
     def kernels(self) -> Tensor:
-        """(C, k², k, k): what shifts and sums the k² maps."""
+        """Return (C, k², k, k): what shifts and sums the k² maps."""
         if self.shift is not None:
             return self.shift
         taps = self.kernel_size**2
@@ -103,7 +103,7 @@ class ConvolutionPath(Path):
         return shifts.view(taps, self.kernel_size, self.kernel_size).expand(self.channels, -1, -1, -1)
 
     def merged(self) -> Tensor:
-        """(C, 3N, k, k): the kernel of the one group convolution that fc and shift compose to."""
+        """Return (C, 3N, k, k): the kernel of the one group convolution that fc and shift compose to."""
         return torch.einsum("cthw,tm->cmhw", self.kernels(), self.fc)
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class ConvolutionPath(Path):
         return out + self._convolve(ones, self.bias_kernel().to(ones.dtype), 1)
 
     def _light(self, maps: Tensor) -> Tensor:
-        """fc: (B, 3N, D, H, W) → (B, D, k², H, W)."""
+        """Apply fc: (B, 3N, D, H, W) → (B, D, k², H, W)."""
         light = torch.einsum("bmdhw,tm->bdthw", maps, self.fc)
         return light if self.bias is None else light + self.bias[:, None, None].to(light.dtype)
 
@@ -134,7 +134,7 @@ class ConvolutionPath(Path):
         return F.conv2d(inputs, kernel, None, self.stride, padding, self.dilation, groups)
 
     def _shift_tensors(self, light: Tensor) -> Tensor:
-        """Equations 4 and 8: (B, D, k², H, W) → (B, C, Ho, Wo), the N channels of a head-channel alike."""
+        """Shift by equations 4 and 8: (B, D, k², H, W) → (B, C, Ho, Wo), the N channels of a head-channel alike."""
         height, width = light.shape[-2:]
         padding = self.kernel_size // 2 * self.dilation
         light = F.pad(light, (padding,) * 4)
@@ -145,12 +145,12 @@ class ConvolutionPath(Path):
         return out.repeat_interleave(self.heads, dim=1)
 
     def bias_kernel(self) -> Tensor:
-        """(C, 1, k, k): what fc's bias adds, as a convolution of ones."""
+        """Return (C, 1, k, k): what fc's bias adds, as a convolution of ones."""
         assert self.bias is not None
         return torch.einsum("cthw,t->chw", self.kernels(), self.bias)[:, None]
 
     def dense(self, projection: Tensor) -> Tensor:
-        """(C, in_channels, k, k): the dense kernel that Stage I of this weight (3C, in_channels) and this path compose to.
+        """Return (C, in_channels, k, k): the kernel that Stage I of this weight (3C, in_channels) and this path compose to.
 
         K[o, i] = Σ merged[o, m] · W[m, d(o), i]. A bias of Stage I passes through the zero padding like one more channel of
         ones, and so is one more column of the weight.
@@ -160,16 +160,16 @@ class ConvolutionPath(Path):
         return torch.einsum("dnmhw,mdi->dnihw", merged, weight).flatten(0, 1)
 
     def collapses(self, stage1: nn.Module) -> bool:
-        """Whether `of_input` is the way to run this path on that Stage I.
+        """Return whether `of_input` is the way to run this path on that Stage I.
 
         The dense kernel has C / 3N times the multiply-adds of the merged one, but in a convolution that is made for them.
         Forward and backward it was the faster one at all of 24 to 64 channels, whatever the heads (0.4 to 0.96 of the time,
-        28² and 7² maps), and the slower one at most of 96 and more (up to 2.1).
+        28² and 7² maps). It was the slower one at most of 96 and more (up to 2.1).
         """
         return isinstance(stage1, Projection) and stage1.qkv.in_channels <= DENSE
 
     def of_input(self, x: Tensor, stage1: Projection) -> Tensor:
-        """`self(stage1(x))` as one dense convolution of x (equality 4 of docs/equalities.md), without Stage I's maps."""
+        """Run `self(stage1(x))` as one dense convolution of x (equality 4 of docs/equalities.md), without Stage I's maps."""
         bias = stage1.qkv.bias
         out = self._convolve(x.contiguous(memory_format=torch.channels_last), self.dense(stage1.qkv.weight.flatten(1)), 1)
         columns = [] if bias is None else [self.dense(bias[:, None])]
@@ -180,14 +180,14 @@ class ConvolutionPath(Path):
         return out + self._convolve(ones, sum(columns[1:], columns[0]), 1)
 
     def on(self, stage1: nn.Module, x: Tensor, maps: Tensor | None = None) -> Tensor:
-        """As of every path; in the faster of the two forms."""
+        """Run this path on that Stage I, as every path does, in the faster of the two forms."""
         if self.collapses(stage1):
             assert isinstance(stage1, Projection)
             return self.of_input(x, stage1)
         return super().on(stage1, x, maps)
 
     def macs(self, height: int, width: int) -> float:
-        """(3k² + k⁴)·C per pixel (Table 1), whichever form runs; tensor shifts only add."""
+        """Count (3k² + k⁴)·C per pixel (Table 1), whichever form runs. Tensor shifts only add."""
         taps = self.kernel_size**2
         light = float(self.maps * taps * self.head_dim * height * width)
         if self.shift is None:
@@ -196,7 +196,7 @@ class ConvolutionPath(Path):
 
 
 class Convolution(Operator):
-    """A k×k convolution by way of Stage I and the convolution path. Arguments as of `ConvolutionPath`."""
+    """A k×k convolution by way of Stage I and the convolution path. Arguments are those of `ConvolutionPath`."""
 
     path: ConvolutionPath
 

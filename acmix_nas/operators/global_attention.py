@@ -86,7 +86,7 @@ class GlobalPath(Path):
 
 @constant
 def whole_map(height: int, width: int, stride: int, reduction: int) -> kernels.Layout:
-    """The map as one tile."""
+    """Return the layout in which the map is one tile."""
     pixels = torch.arange(height * width, device="cpu", dtype=torch.int32)
     queries = pixels.view(height, width)[::stride, ::stride].reshape(1, -1).contiguous()  # a view, of a map of one row
     keys = pixels[None, : strided(height, reduction) * strided(width, reduction)]
@@ -95,7 +95,7 @@ def whole_map(height: int, width: int, stride: int, reduction: int) -> kernels.L
 
 
 class GlobalAttention(Operator):
-    """Global attention with its own Stage I. Arguments as of `GlobalPath`, `bias` of Stage I."""
+    """Global attention with its own Stage I. Arguments are those of `GlobalPath`, and `bias` of Stage I."""
 
     def __init__(
         self, in_channels: int, out_channels: int, heads: int = 4, stride: int = 1, bias: bool = True,

@@ -125,7 +125,7 @@ class Tiles(NamedTuple):
 
     @property
     def side(self) -> int:
-        """Queries of a tile. 7 were the fastest up to maps of 56; fewer where that divides a small map evenly."""
+        """Return the queries of a tile. 7 were the fastest up to maps of 56. Fewer divide a small map evenly."""
         return strided(self.queries, strided(self.queries, 7))
 
     @property
@@ -138,35 +138,35 @@ class Tiles(NamedTuple):
 
     @property
     def step(self) -> int:
-        """From a tile to the next, in keys."""
+        """Return the step from a tile to the next, in keys."""
         return self.side * self.stride
 
     @property
     def reach(self) -> int:
-        """Keys of a tile, from the first neighbour of its first query to the last of its last."""
+        """Count the keys of a tile, from the first neighbour of its first query to the last of its last."""
         return (self.side - 1) * self.stride + (self.window - 1) * self.dilation + 1
 
     @property
     def before(self) -> int:
-        """Keys before the map."""
+        """Count the keys before the map."""
         return self.window // 2 * self.dilation
 
     def positions(self, device: torch.device) -> Tensor:
-        """(padded,): the coordinates of the keys that any tile reaches, of which some lie outside the map."""
+        """Return (padded,): the coordinates of the keys that any tile reaches, of which some lie outside the map."""
         return torch.arange((self.number - 1) * self.step + self.reach, device=device) - self.before
 
     def keys(self, device: torch.device) -> Tensor:
-        """(padded,): the index of the key that stands at each position."""
+        """Return (padded,): the index of the key that stands at each position."""
         positions = self.positions(device)
         return positions.clamp(0, self.size - 1) if self.border == "mask" else reflected(positions, self.size)
 
     def offsets(self, device: torch.device) -> Tensor:
-        """(side, reach): from the first neighbour of a query to a key."""
+        """Return (side, reach): from the first neighbour of a query to a key."""
         queries = torch.arange(self.side, device=device)[:, None] * self.stride
         return torch.arange(self.reach, device=device) - queries
 
     def seen(self, device: torch.device) -> Tensor:
-        """(tiles or 1, side, reach): whether a query of the tile sees a key of its reach."""
+        """Return (tiles or 1, side, reach): whether a query of the tile sees a key of its reach."""
         offset = self.offsets(device)
         seen = (offset >= 0) & (offset <= (self.window - 1) * self.dilation) & (offset % self.dilation == 0)
         if self.border != "mask":
@@ -180,7 +180,7 @@ class Tiles(NamedTuple):
 
 @constant
 def tile_mask(rows: Tiles, columns: Tiles, device: torch.device) -> Tensor:
-    """(tiles or 1, 1, T², reach²), 0 or −∞."""
+    """Return the mask (tiles or 1, 1, T², reach²), 0 or −∞."""
     down, right = rows.seen(device), columns.seen(device)  # (tiles or 1, T, reach)
     seen = (down[:, None, :, None, :, None] & right[None, :, None, :, None, :]).flatten(4).flatten(2, 3).flatten(0, 1)
     return torch.zeros(seen.shape, device=device, dtype=torch.float32).masked_fill(~seen, float("-inf"))[:, None]
@@ -188,14 +188,14 @@ def tile_mask(rows: Tiles, columns: Tiles, device: torch.device) -> Tensor:
 
 @constant
 def tile_offsets(rows: Tiles, columns: Tiles, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Query minus key within a tile, in steps of the dilation, of its rows and its columns."""
+    """Return query minus key within a tile, in steps of the dilation, of its rows and its columns."""
     down, right = (axis.window // 2 - axis.offsets(device) // axis.dilation for axis in (rows, columns))
     return down, right
 
 
 @constant
 def tile_keys(axis: Tiles, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """The key at each position of the padded axis; of these positions, those outside the map; and their keys."""
+    """Return the key at each position of the padded axis, the positions outside the map, and the keys of these."""
     keys = axis.keys(device)
     outside = torch.cat(tuple(torch.arange(len(keys), device=device)[part] for part in (
         slice(0, axis.before), slice(axis.before + axis.size, None))))  # fmt: skip
@@ -204,7 +204,7 @@ def tile_keys(axis: Tiles, device: torch.device) -> tuple[Tensor, Tensor, Tensor
 
 @constant
 def slide_keys(axis: Tiles) -> Tensor:
-    """The key at each position from the first neighbour of the first query to the last of the last; −1 for none."""
+    """Return the key at each position from the first query's first neighbour to the last query's last. −1 is none."""
     length = (axis.queries - 1) * axis.stride + (axis.window - 1) * axis.dilation + 1
     positions = torch.arange(length, device="cpu") - axis.before
     inside = (positions >= 0) & (positions < axis.size)
@@ -213,7 +213,10 @@ def slide_keys(axis: Tiles) -> Tensor:
 
 
 def _gather(kv: Tensor, p: Tensor | None, rows: Tiles, columns: Tiles) -> Tensor:
-    """The keys and values that each tile reaches: (B, H, W, 2C) → (B, tiles, tiles, reach, reach, 2C); p is taken off k."""
+    """Gather the keys and values that each tile reaches: (B, H, W, 2C) → (B, tiles, tiles, reach, reach, 2C).
+
+    p is taken off k.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return Gather.tiles(kv, p, rows, columns)
     gathered: Tensor = Gather.apply(kv, p, rows, columns)
@@ -250,7 +253,7 @@ class Gather(torch.autograd.Function):
 
 
 def _add_up(grad: Tensor, axis: Tiles, dim: int) -> Tensor:
-    """(…, tiles, reach, …) → (…, size, …): every key gets what the tiles that reach it give."""
+    """Add up what each key gets from the tiles that reach it: (…, tiles, reach, …) → (…, size, …)."""
     strips = strided(axis.reach, axis.step)
     # With a stride wider than the window, keys at the end of the map may be out of every tile's reach.
     steps = max(axis.number + strips - 1, strided(axis.before + axis.size, axis.step))
@@ -266,7 +269,7 @@ def _add_up(grad: Tensor, axis: Tiles, dim: int) -> Tensor:
 
 
 class LocalAttention(Operator):
-    """Local attention with its own Stage I. Arguments as of `LocalPath`, `bias` of Stage I."""
+    """Local attention with its own Stage I. Arguments are those of `LocalPath`, and `bias` of Stage I."""
 
     def __init__(
         self, in_channels: int, out_channels: int, heads: int = 4, stride: int = 1, bias: bool = True,

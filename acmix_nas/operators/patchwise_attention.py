@@ -20,16 +20,16 @@ __all__ = ["PatchwiseAttention", "PatchwisePath"]
 class PatchwisePath(Path):
     """Patchwise attention without the K²-fold unfolding.
 
-    The query and the K² keys around it, one head's channels of each, pass through two 1×1 convolutions φ, each behind a batch
-    norm and a ReLU, and become K² weights for each of the G groups of values; value channel c takes the weights of group
-    c mod G. There is no softmax and no positional encoding, and at the border the neighbourhood is reflected, its indices
-    bouncing as often as a map smaller than the window needs.
+    The query and the K² keys around it, one head's channels of each, pass through two 1×1 convolutions φ. Each stands behind a
+    batch norm and a ReLU. They give K² weights for each of the G groups of values. Value channel c takes the weights of group
+    c mod G. There is no softmax and no positional encoding. At the border the neighbourhood is reflected: its indices bounce
+    as often as a map smaller than the window needs.
 
     The keys are unfolded for one row of the window at a time, forward and again backward, and so are the weights. The first
     batch norm needs only each neighbour's mean and variance, which are weighted sums over the map: a neighbour sees a pixel
     once, never, or (reflected) several times. Its statistics are those of one process, also where others are synchronised.
-    Against the unfolded form, forward and backward are 1.6 (512 channels, 7×7) to 3.7 times (64 channels, 56×56) as fast,
-    page faults apart, with a fifth to a 27th of its memory. There are no second derivatives.
+    Forward and backward are 1.6 (512 channels, 7×7) to 3.7 times (64 channels, 56×56) as fast as the unfolded form, page
+    faults apart. They take a fifth to a 27th of its memory. There are no second derivatives.
 
     Args:
         channels: C.
@@ -116,12 +116,12 @@ class PatchwisePath(Path):
         return out.to(maps.dtype, memory_format=torch.channels_last)
 
     def _by_row(self, x: Tensor) -> Tensor:
-        """(..., D · K²) → (K, ..., D · K): what belongs to each row of the window."""
+        """Split by row of the window: (..., D · K²) → (K, ..., D · K)."""
         rows: Tensor = x.unflatten(-1, (self.head_dim, self.window, self.window)).movedim(-2, 0).flatten(-2)
         return rows
 
     def _normalisation(self, q: Tensor, k: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
-        """The factor and the term that `norm1` comes to for each of its channels."""
+        """Return the factor and the term that `norm1` comes to for each of its channels."""
         norm = self.norm1
         if norm.training or norm.running_mean is None or norm.running_var is None:
             mean, variance = self._statistics(q, k, axes)
@@ -131,7 +131,7 @@ class PatchwisePath(Path):
         return scale, norm.bias.to(q.dtype) - mean * scale
 
     def _statistics(self, q: Tensor, k: Tensor, axes: Axes) -> tuple[Tensor, Tensor]:
-        """Mean and variance of every channel of `norm1`, whose running statistics follow."""
+        """Compute mean and variance of every channel of `norm1`, and update its running statistics."""
         norm, count = self.norm1, q[0].numel()
         if norm.training and count == 1:
             raise ValueError("a training step needs more than one value per channel; got one query in all")
@@ -155,7 +155,7 @@ class PatchwisePath(Path):
         return mean, variance
 
     def macs(self, height: int, width: int) -> float:
-        """((K² + 1)·D·G + G²·K² + C·K²) per query: φ's two layers, and the sum of the values."""
+        """Count ((K² + 1)·D·G + G²·K² + C·K²) per query: φ's two layers, and the sum of the values."""
         taps = self.window**2
         per_query = ((taps + 1) * self.head_dim + taps * self.groups) * self.groups + taps * self.channels
         return float(per_query * strided(height, self.stride) * strided(width, self.stride))
@@ -175,21 +175,21 @@ class Axis(NamedTuple):
 
     @property
     def span(self) -> int:
-        """From the first to the last query, both included."""
+        """Return the span from the first to the last query, both included."""
         return (self.queries - 1) * self.stride + 1
 
     def tap(self, offset: int) -> slice:
-        """What the queries see of a padded axis at one offset of the window."""
+        """Return the slice of a padded axis that the queries see at one offset of the window."""
         first = offset * self.dilation
         return slice(first, first + self.span, self.stride)
 
     def pixels(self, device: torch.device) -> Tensor:
-        """(span + (K − 1) · dilation,): the pixel at each position of the padded axis."""
+        """Return (span + (K − 1) · dilation,): the pixel at each position of the padded axis."""
         reach = self.span + (self.window - 1) * self.dilation
         return reflected(torch.arange(reach, device=device) - self.window // 2 * self.dilation, self.size)
 
     def counts(self, like: Tensor) -> Tensor:
-        """(K, size): how many queries see each pixel at each offset of the window."""
+        """Return (K, size): how many queries see each pixel at each offset of the window."""
         pixels = self.pixels(like.device)
         seen = torch.stack([pixels[self.tap(offset)] for offset in range(self.window)])  # (K, queries)
         return F.one_hot(seen, self.size).sum(1).to(like.dtype)
@@ -202,15 +202,15 @@ class Axes(NamedTuple):
     columns: Axis
 
     def pad(self, x: Tensor) -> Tensor:
-        """(..., H, W, B) → (..., Hp, Wp, B), reflected."""
+        """Pad (..., H, W, B) → (..., Hp, Wp, B), reflected."""
         return x.index_select(-3, self.rows.pixels(x.device)).index_select(-2, self.columns.pixels(x.device))
 
     def tap(self, padded: Tensor, row: int, column: int) -> Tensor:
-        """(..., Ho, Wo, B): a view of the neighbour of every query at one offset."""
+        """Return (..., Ho, Wo, B): a view of the neighbour of every query at one offset."""
         return padded[..., self.rows.tap(row), self.columns.tap(column), :]
 
     def row(self, padded: Tensor, row: int) -> Tensor:
-        """(..., K, Ho, Wo, B): a view of the K neighbours of every query in one row of the window."""
+        """Return (..., K, Ho, Wo, B): a view of the K neighbours of every query in one row of the window."""
         _, window, stride, dilation = self.columns
         views = padded[..., self.rows.tap(row), :, :].unfold(-2, (window - 1) * dilation + 1, stride)
         return views[..., ::dilation].movedim(-1, -4)
@@ -278,7 +278,7 @@ class SqueezeRows(torch.autograd.Function):
 
 
 def _per_tap(x: Tensor, view: Tensor) -> Tensor:
-    """(D · K,) → (D, K, 1, 1, 1)"""
+    """Reshape (D · K,) → (D, K, 1, 1, 1)."""
     return x.view(*view.shape[:2], 1, 1, 1)
 
 
@@ -327,8 +327,10 @@ class AggregateRows(torch.autograd.Function):
 
 
 class PatchwiseAttention(Operator):
-    """Patchwise attention with its own Stage I of 2D + C channels (appendix C). Arguments as of `PatchwisePath`, `bias` of
-    Stage I."""
+    """Patchwise attention with its own Stage I of 2D + C channels (appendix C).
+
+    Arguments are those of `PatchwisePath`, and `bias` of Stage I.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, heads: int = 4, stride: int = 1, bias: bool = True,

@@ -35,12 +35,12 @@ class Macs(NamedTuple):
 
 
 def strided(size: int, stride: int) -> int:
-    """The size of a map after a stride: ceil(size / stride), as of a padded convolution."""
+    """Return the size of a map after a stride: ceil(size / stride), that of a padded convolution."""
     return -(-size // stride)
 
 
 def reflected(positions: Tensor, size: int) -> Tensor:
-    """The pixel at each position of an axis whose borders are mirrors; the indices bounce as often as needed.
+    """Return the pixel at each position of an axis whose borders are mirrors. The indices bounce as often as needed.
 
     The first and the last pixel are not doubled: with four of them, positions −4 … 7 are 2 3 2 1 0 1 2 3 2 1 0 1.
 
@@ -53,9 +53,9 @@ def reflected(positions: Tensor, size: int) -> Tensor:
 class Projection(nn.Module):
     """Stage I (equation 11): queries, keys and values by one fused 1×1 convolution.
 
-    The maps of D channels come out in the order q₁…q_N, k₁…k_N, v₁…v_N, in channels_last memory, which is what
-    the tiles of the attentions and a 1×1 convolution on the CPU want. Where the paths read only some of the 3N maps
-    (`Path.reads`), only those are computed.
+    The maps of D channels come out in the order q₁…q_N, k₁…k_N, v₁…v_N. Their memory is channels_last, which is what the tiles
+    of the attentions and a 1×1 convolution on the CPU want. Where the paths read only some of the 3N maps (`Path.reads`), only
+    those are computed.
 
     Shapes: (B, in_channels, H, W) → (B, map_channels, H, W); map_channels is 3C, or D for each map that is read.
     """
@@ -173,7 +173,7 @@ class Path(nn.Module):
 
     @property
     def name(self) -> str:
-        """Its name as an operator, such as `local_k3`."""
+        """Return its name as an operator, such as `local_k3`."""
         return self.named()
 
     def named(self, **offered: Any) -> str:
@@ -188,7 +188,7 @@ class Path(nn.Module):
 
     @property
     def standing(self) -> dict[str, Any]:
-        """How it stands at its slot, and other candidates there should, too: arguments of `make`."""
+        """Return how it stands at its slot, as other candidates there should: arguments of `make`."""
         return {"dilation": self.dilation, "position": position_name(getattr(self, "position", None))}
 
     def roll(self, x: Tensor, back: bool = False) -> Tensor:  # noqa: ARG002  for those that do
@@ -196,7 +196,7 @@ class Path(nn.Module):
         return x
 
     def on(self, stage1: nn.Module, x: Tensor, maps: Tensor | None = None) -> Tensor:
-        """This path on that Stage I.
+        """Run this path on that Stage I.
 
         Args:
             x: the input of Stage I.
@@ -206,7 +206,7 @@ class Path(nn.Module):
         return out
 
     def macs(self, height: int, width: int) -> float:
-        """Multiply-adds for an input map of this size."""
+        """Count multiply-adds for an input map of this size."""
         raise NotImplementedError(f"{type(self).__name__} must define macs(height, width), the multiply-adds of one input map")
 
 
@@ -253,17 +253,17 @@ class Operator(nn.Module):
 
     @property
     def attention(self) -> Path | None:
-        """Its attention; None of a convolution."""
+        """Return its attention. A convolution has None."""
         return self.path
 
     @property
     def convolution(self) -> Path | None:
-        """Its convolution path, where it has one."""
+        """Return its convolution path, where it has one."""
         return None
 
     @property
     def name(self) -> str:
-        """What it is called, `local_k3`."""
+        """Return its name, `local_k3`."""
         return self.path.name
 
     def forward(self, x: Tensor) -> Tensor:

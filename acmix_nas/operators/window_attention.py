@@ -104,7 +104,7 @@ class WindowPath(Path):
 
 
 def roll(x: Tensor, rows: Grid, columns: Grid, back: bool = False) -> Tensor:
-    """(B, H, W, channels), moved against the grid's shift, or with it, so that its windows start at the corner."""
+    """Roll (B, H, W, channels) against the grid's shift, so that its windows start at the corner, or back with it."""
     if not (rows.shift or columns.shift):
         return x
     sign = 1 if back else -1
@@ -112,7 +112,7 @@ def roll(x: Tensor, rows: Grid, columns: Grid, back: bool = False) -> Tensor:
 
 
 def cut(x: Tensor, rows: Grid, columns: Grid) -> Tensor:
-    """(B, H, W, channels) → (B, windows, K², channels)"""
+    """Cut (B, H, W, channels) → (B, windows, K², channels)."""
     if rows.padding or columns.padding:
         x = F.pad(x, (0, 0, 0, columns.padding, 0, rows.padding))
     x = x.unflatten(2, (columns.number, columns.window)).unflatten(1, (rows.number, rows.window))
@@ -121,7 +121,7 @@ def cut(x: Tensor, rows: Grid, columns: Grid) -> Tensor:
 
 @constant
 def window_mask(height: int, width: int, window: int, shift: bool, device: torch.device) -> Tensor | None:
-    """(windows, 1, K², K²), 0 or −∞: only pixels of one region see each other; the padding is a region of its own."""
+    """Return (windows, 1, K², K²), 0 or −∞: only pixels of one region see each other. The padding is a region of its own."""
     rows, columns = Grid(height, window, shift), Grid(width, window, shift)
     if not (rows.shift or columns.shift or rows.padding or columns.padding):
         return None
@@ -135,12 +135,12 @@ def window_mask(height: int, width: int, window: int, shift: bool, device: torch
 
 @constant
 def window_layout(height: int, width: int, window: int, shift: bool, stride: int, rolled: bool) -> kernels.Layout:
-    """Every window a tile, read from the map where it lies and written to where its queries belong."""
+    """Return the layout in which every window is a tile, read from the map where it lies, written where its queries belong."""
     rows, columns = Grid(height, window, shift), Grid(width, window, shift)
     down, right = rows.pixels(rolled), columns.pixels(rolled)  # (windows, K)
 
     def at(down: Tensor, right: Tensor, width: int) -> Tensor:
-        """(windows, K²): the pixels of both axes, −1 where one of them has none."""
+        """Return (windows, K²): the pixels of both axes, −1 where one of them has none."""
         down, right = down[:, None, :, None], right[None, :, None, :]
         none = (down < 0) | (right < 0)
         return (down * width + right).masked_fill(none, -1).flatten(2).flatten(0, 1).int()
@@ -159,7 +159,7 @@ def window_layout(height: int, width: int, window: int, shift: bool, stride: int
 
 @constant
 def window_offsets(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Query minus key within a window, of its rows and its columns."""
+    """Return query minus key within a window, of its rows and its columns."""
     index = (torch.arange(size, device=device) for size in (rows, columns))
     down, right = (i[:, None] - i for i in index)
     return down, right
@@ -175,20 +175,20 @@ class Grid:
         self.shift = self.window // 2 if shift and self.number > 1 else 0
 
     def pixels(self, rolled: bool) -> Tensor:
-        """(windows, K): the pixel of the map at each place, −1 in the padding; of a rolled map, its own pixels."""
+        """Return (windows, K): the pixel of the map at each place, −1 in the padding. A rolled map has its own pixels."""
         index = torch.arange(self.number * self.window, device="cpu")
         pixels = index if rolled else (index + self.shift) % self.size
         return pixels.masked_fill(index >= self.size, -1).view(self.number, self.window)
 
     def regions(self, device: torch.device) -> Tensor:
-        """(windows, K): 1 for what the roll brought over the border, 0 for the rest, −1 in the padding."""
+        """Return (windows, K): 1 for what the roll brought over the border, 0 for the rest, −1 in the padding."""
         index = torch.arange(self.number * self.window, device=device)
         region = (index >= self.size - self.shift).int()
         return region.masked_fill(index >= self.size, -1).view(self.number, self.window)
 
 
 class WindowAttention(Operator):
-    """Window attention with its own Stage I. Arguments as of `WindowPath`, `bias` of Stage I."""
+    """Window attention with its own Stage I. Arguments are those of `WindowPath`, and `bias` of Stage I."""
 
     def __init__(
         self, in_channels: int, out_channels: int, heads: int = 4, stride: int = 1, bias: bool = True,

@@ -42,7 +42,7 @@ NOISE = 0.05
 
 
 def cued_images(name: str, part: str, data_seed: int = 0, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The images of a part.
+    """Draw the images of a part.
 
     The digits are cut from three pools without a common image, which do not depend on the seed: no seed's test part shows
     a digit that another's train part shows.
@@ -76,7 +76,7 @@ def cued_images(name: str, part: str, data_seed: int = 0, count: int | None = No
 
 
 def _pool(part: str) -> tuple[np.ndarray, np.ndarray]:
-    """This part's digits, (n, 8, 8) from 0 to 1, and which they are, (n,): stratified 60/20/20."""
+    """Return this part's digits, (n, 8, 8) from 0 to 1, and which they are, (n,): stratified 60/20/20."""
     digits = load_digits(n_class=KINDS)
     train, rest = train_test_split(np.arange(len(digits.target)), test_size=0.4, stratify=digits.target, random_state=0)
     validation, test = train_test_split(rest, test_size=0.5, stratify=digits.target[rest], random_state=0)
@@ -85,14 +85,14 @@ def _pool(part: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _named_by_colour(generator: np.random.Generator, pixels: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, int]:
-    """An image of `cued-digits` and its label."""
+    """Draw an image of `cued-digits` and its label."""
     chosen = generator.integers(len(kinds), size=len(PLACES))
     image, answer, _ = _compose(generator, pixels[chosen], lambda _, colour: np.broadcast_to(RGB[colour], (PATCH, PATCH, 3)))
     return image, int(kinds[chosen[answer]])
 
 
 def _named_by_shape(generator: np.random.Generator, pixels: np.ndarray, kinds: np.ndarray) -> tuple[np.ndarray, int]:
-    """An image of `cued-shapes` and its label."""
+    """Draw an image of `cued-shapes` and its label."""
     digits = pixels[[generator.choice(np.flatnonzero(kinds == kind)) for kind in generator.permutation(len(PLACES))]]
     image, _, colour = _compose(generator, digits, lambda answer, _: digits[answer][:, :, None])
     return image, colour
@@ -101,7 +101,9 @@ def _named_by_shape(generator: np.random.Generator, pixels: np.ndarray, kinds: n
 def _compose(
     generator: np.random.Generator, digits: np.ndarray, likeness: Callable[[int, int], np.ndarray]
 ) -> tuple[np.ndarray, int, int]:
-    """A canvas of three digits, (3, 8, 8), with a cue; which digit it names, and that one's colour.
+    """Compose a canvas of three digits, (3, 8, 8), with a cue.
+
+    Return the canvas, which digit the cue names, and the colour of that digit.
 
     The cue is a stroke, or a likeness of this digit in this colour: (n, n, 1) or (n, n, 3).
     """
@@ -120,7 +122,7 @@ def _compose(
 
 
 def _stroke(answer: int) -> np.ndarray:
-    """A white stroke, (5, 5, 1): —, | or \\."""
+    """Draw a white stroke, (5, 5, 1): —, | or \\."""
     box = np.zeros((STROKE, STROKE))
     if answer == 0:
         box[STROKE // 2] = 1
@@ -146,7 +148,7 @@ CUED: Mapping[str, CuedTask] = {
 
 
 def _read(config: DataConfig) -> ImageSet:
-    """All parts under the config's seed."""
+    """Read all parts under the config's seed."""
     parts = {}
     for part in PARTS:
         pixels, labels = cued_images(config.name, part, config.data_seed)

@@ -43,7 +43,7 @@ class CuedNet(nn.Module):
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def get_classifier(self) -> nn.Module:
-        """timm's word for the last layer."""
+        """Return the last layer, under timm's word for it."""
         return self.fc
 
     def forward(self, images: Tensor) -> Tensor:
@@ -64,5 +64,5 @@ default_cfgs = generate_default_cfgs({
 
 @register_model
 def cued_net(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """The network of the `cued` space."""
+    """Build the network of the `cued` space."""
     return build_model_with_cfg(CuedNet, "cued_net", pretrained, **arguments)

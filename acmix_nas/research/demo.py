@@ -40,12 +40,12 @@ SEARCH = "search"
 
 
 def references(space: Space) -> dict[str, Architecture]:
-    """The space's network with one operator everywhere, for each of them."""
+    """Return the space's network with one operator everywhere, for each of them."""
     return {f"all {operator}": space.architecture((operator,) * len(space.slots)) for operator in space.config.candidates}
 
 
 def demo(folder: Path, minutes: float, seeds: int | None = None) -> None:
-    """Search `cued` in an NNI experiment, train the references meanwhile, and see what was found beside them.
+    """Search `cued` in an NNI experiment, train the references meanwhile, and compare the found network with them.
 
     A machine that is too slow for all of it gets fewer epochs and one seed, and the demo says so. Where it fails or is
     interrupted, what has finished is shown before the error goes on.
@@ -111,12 +111,12 @@ class Run:
 
     @property
     def experiment(self) -> Path:
-        """NNI's folder."""
+        """Return NNI's folder."""
         return (self.folder / "experiment").resolve()
 
     @property
     def searched(self) -> Path:
-        """The folder of the best trial's copy."""
+        """Return the folder of the best trial's copy."""
         return self.folder / "networks" / SEARCH
 
     def train(self, architectures: Mapping[str, Architecture]) -> None:
@@ -127,14 +127,14 @@ class Run:
 
     @property
     def missing(self) -> list[str]:
-        """What has not finished."""
+        """Return what has not finished."""
         search = [] if FOUND in self.architectures else ["the search"]
         return search + [f"{name}, seed {seed}" for name, seed in self.trainings.unfinished()]
 
 
 @contextmanager
 def _shown(run: Run) -> Iterator[None]:
-    """At the end, whatever it is, shows what has finished."""
+    """Show what has finished, at the end of the block, whatever that is."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -168,7 +168,7 @@ Results = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def profiled(run: Run, names: Sequence[str], results: Results) -> tuple[Table, list[str]]:
-    """Return the table of these networks, which is written too, and lines on what was found."""
+    """Return the table of these networks, which is written too, and lines on the found network."""
     architectures = {name: run.architectures[name] for name in names}
     networks = {name: build(architecture) for name, architecture in architectures.items()}
     size = CUED.input_size
@@ -195,7 +195,7 @@ def profiled(run: Run, names: Sequence[str], results: Results) -> tuple[Table, l
 
 
 def lead(accuracies: Mapping[str, Sequence[float]], plan: Plan) -> list[str]:
-    """Say how far what was found is above the best reference, where both were trained."""
+    """Say how far the found network is above the best reference, where both were trained."""
     means = {name: mean(values) for name, values in accuracies.items()}
     rivals = means.keys() - {FOUND}
     if FOUND not in means or not rivals:

@@ -60,7 +60,7 @@ PLANS = (FULL, Plan(40, 12, 1), Plan(30, 9, 1), Plan(24, 6, 1), Plan(16, 6, 1))
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that the demo is expected to take: for the search and the references, then for what was found, then the rest."""
+    """Seconds that the demo is expected to take: for the search and the references, for the found network, then the rest."""
 
     search: float
     found: float
@@ -83,7 +83,7 @@ class Times:
 
     @property
     def all(self) -> float:
-        """The seconds of the whole demo."""
+        """Return the seconds of the whole demo."""
         return self.search + self.found + self.rest
 
 
@@ -91,7 +91,7 @@ def choose(step: float, processes: int, minutes: float, seeds: int | None = None
     """Return the largest plan that takes at most so many minutes; where none does, the least.
 
     Args:
-        step, processes: as of `Times.of`.
+        step, processes: see `Times.of`.
         seeds: the number of seeds that every plan has; by default the plans say it.
     """
     plans = [plan if seeds is None else replace(plan, seeds=seeds) for plan in PLANS]

@@ -44,7 +44,7 @@ FORMULAS = {
 
 
 def figures() -> Any:
-    """The paper's numbers, as the package ships them in paper.json."""
+    """Read the paper's numbers, as the package ships them in paper.json."""
     return json.loads(files("acmix_nas.research").joinpath("paper.json").read_text())
 
 
@@ -60,11 +60,11 @@ class Staged(NamedTuple):
 
 
 def theory(module: nn.Module, height: int, width: int) -> Staged:
-    """MACs of one module by the formulas of Table 1, on an input map of this size.
+    """Compute MACs of one module by the formulas of Table 1, on an input map of this size.
 
-    The paper's practical figures come out where a convolution and the shifts count on the output map, and the projections, fc
-    and the attention on the input map, which a stride makes four times as large. Patchwise attention, which Table 1 has no
-    formula for, counts by equation 18, and Swin's output projection as Stage II, where Table 8 has it.
+    The paper's practical figures come out where a convolution and the shifts count on the output map. The projections, fc and
+    the attention then count on the input map, which a stride makes four times as large. Patchwise attention, which Table 1 has
+    no formula for, counts by equation 18. Swin's output projection counts as Stage II, where Table 8 has it.
     """
     if isinstance(module, nn.Conv2d):
         area = strided(height, module.stride[0]) * strided(width, module.stride[1])
@@ -90,8 +90,9 @@ def theory(module: nn.Module, height: int, width: int) -> Staged:
 
 
 def executed(module: nn.Module, height: int, width: int) -> Staged:
-    """MACs that PyTorch's counter sees in a forward of the forms that run here: tiles of local attention with their margins,
-    fc and shift merged.
+    """Count the MACs that PyTorch's counter sees in a forward of the forms that run here.
+
+    Local attention has tiles with margins, and fc and shift are merged.
     """
     module = module.to("meta").eval()
     stage1 = module if isinstance(module, nn.Conv2d) else module.get_submodule("projection")
@@ -105,13 +106,13 @@ def executed(module: nn.Module, height: int, width: int) -> Staged:
 
 
 def counted(module: nn.Module, height: int, width: int) -> Staged:
-    """MACs of one module by this package's count."""
+    """Count MACs of one module as this package does."""
     cost = module_counts(module, height, width)
     return Staged(cost.stage1, cost.stage2)
 
 
 def parameters(module: nn.Module, _height: int, _width: int) -> Staged:
-    """Parameters of one module, those of Stage I and the others."""
+    """Count parameters of one module: those of Stage I, and the others."""
     total = sum(parameter.numel() for parameter in module.parameters())
     stage1 = module if isinstance(module, nn.Conv2d) else module.get_submodule("projection")
     first = sum(parameter.numel() for parameter in stage1.parameters())
@@ -119,20 +120,20 @@ def parameters(module: nn.Module, _height: int, _width: int) -> Staged:
 
 
 def summed(network: str, measure: Callable[[nn.Module, int, int], Staged], unit: float) -> Staged:
-    """A measure summed over the operators of a network, at 224×224."""
+    """Sum a measure over the operators of a network, at 224×224."""
     parts = [measure(module, *size) for module, size in operators_of(network)]
     return Staged(*(sum(column) / unit for column in zip(*parts, strict=True)))
 
 
 def operators_of(network: str) -> Iterator[tuple[nn.Module, tuple[int, int]]]:
-    """The operators of a network, and the size of their input maps at 224×224."""
+    """Yield the operators of a network, and the size of their input maps at 224×224."""
     model, slots = open_backbone(network)
     sizes = survey(model, slots, INPUT).sizes
     return ((model.get_submodule(slot.name), sizes[slot.name]) for slot in slots)
 
 
 def table1() -> Table:
-    """Table 1: formulas, and ResNet-50."""
+    """Show Table 1: formulas, and ResNet-50."""
     shown = Table("module", "stage", "formula × HW", "paper", "by formula", "counted", "executed", "parameters: paper", "here")
     paper = figures()
     for module, network in STAGED["resnet50"].items():
@@ -149,7 +150,7 @@ def table1() -> Table:
 
 
 def table8() -> Table:
-    """Table 8: three networks."""
+    """Show Table 8: three networks."""
     shown = Table("network", "module", "paper [GMACs, I + II]", "by formula", "counted", "executed")
     paper = figures()["stage_cost_gmacs"]
     for family, networks in STAGED.items():
@@ -163,7 +164,7 @@ def table8() -> Table:
 
 
 def models() -> Table:
-    """The model table: exact counts beside the paper's, and the baselines without a figure of the paper's."""
+    """Show the model table: exact counts beside the paper's, and the baselines without a figure of the paper's."""
     shown = Table("network", "parameters", "paper", "difference", "GMACs", "paper", "difference", "top-1 (ImageNet, paper)")
     for name, said in figures()["models"].items():
         for network in (*baselines(name), name):
@@ -180,7 +181,7 @@ def models() -> Table:
 
 
 def baselines(network: str) -> list[str]:
-    """The networks of the same shape that the paper compares with."""
+    """Return the networks of the same shape that the paper compares with."""
     plain = network.removesuffix("_acmix")
     family = re.match("[a-z]+", plain)
     assert family is not None
@@ -189,7 +190,7 @@ def baselines(network: str) -> list[str]:
 
 
 def ablation(title: str, parameter: str, experiment: Path | None) -> Table:
-    """Table 6 or 7: the paper's accuracies on ImageNet, and those of an experiment, where one was run."""
+    """Show Table 6 or 7: the paper's accuracies on ImageNet, and those of an experiment, where one was run."""
     paper = figures()["ablation_swin_t_top1"][parameter]
     by_setting = grouped(read_results(experiment), parameter) if experiment else {}
     if experiment and not by_setting:
@@ -208,7 +209,7 @@ def ablation(title: str, parameter: str, experiment: Path | None) -> Table:
 
 
 def grouped(results: Sequence[TrialResult], parameter: str) -> dict[str, list[TrialResult]]:
-    """The results by the value of a parameter."""
+    """Group the results by the value of a parameter."""
     groups: dict[str, list[TrialResult]] = {}
     for result in results:
         if parameter in result.parameters:
@@ -226,7 +227,7 @@ TABLES: Mapping[str, Callable[[Path | None], Table]] = {
 
 
 def tables(name: str, experiment: Path | None = None) -> Table:
-    """One of the paper's tables.
+    """Show one of the paper's tables.
 
     Args:
         experiment: folder of the experiment whose results stand beside the paper's, of Tables 6 and 7.

@@ -94,11 +94,11 @@ def _finished(future: Future[Any]) -> bool:
 
 
 def trained(folder: Path, name: str, seed: int) -> Path:
-    """Where the demo trains a network."""
+    """Return the folder in which the demo trains a network."""
     return folder / "networks" / name.replace(" ", "-") / f"seed-{seed}"
 
 
 def train_one(space: Space, architecture: Architecture, seed: int, folder: Path) -> dict[str, Any]:
-    """Train one network, in a process of its own; return what its result.json says."""
+    """Train one network, in a process of its own. Return what its result.json says."""
     images = ImageData(space.images(seed), seed)
     return {**train_architecture(architecture, images, space.alone(seed), folder, progress=False).content, "seed": seed}

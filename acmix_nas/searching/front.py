@@ -32,7 +32,7 @@ class Point(NamedTuple):
 
 
 def front(scores: Scores, table: CostTable, measure: str, budget: Mapping[str, float] | None = None) -> list[Point]:
-    """From the architecture that is liked best to the cheapest: each is the best of all that cost less than the one before.
+    """Return the front, from the best to the cheapest: each point is the best of all that cost less than the one before.
 
     Args:
         scores: slot → operator → what it adds.
@@ -58,7 +58,7 @@ def front(scores: Scores, table: CostTable, measure: str, budget: Mapping[str, f
 
 
 def front_of(judged: Iterable[tuple[dict[str, str], float]], table: CostTable, measure: str) -> list[Point]:
-    """The front of architectures that were judged one by one, from the best to the cheapest that nothing beats."""
+    """Return the front of architectures that were scored one by one, from the best to the cheapest that nothing beats."""
     points = [Point(choice, table.total(choice, measure), score) for choice, score in judged]
     points.sort(key=lambda point: (-point.score, point.cost))
     kept: list[Point] = []
@@ -69,7 +69,7 @@ def front_of(judged: Iterable[tuple[dict[str, str], float]], table: CostTable, m
 
 
 def table_of(points: Iterable[Point], measure: str) -> Table:
-    """For the terminal."""
+    """Show the points in a table for the terminal."""
     table = Table("point", measure, "score", "operators")
     for number, point in enumerate(points, start=1):
         table.add_row(str(number), show(measure, point.cost), f"{point.score:.4g}", " ".join(point.choice.values()))

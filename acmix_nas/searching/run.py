@@ -146,10 +146,15 @@ def run_search(
 ) -> Found:
     """Run the search of a config; `search` with everything made.
 
-    Writes into the folder, beside what `train_supernet` does: architecture.json, network.pt (its weights: the supernet's, or
-    those of the race where there was one), ranking.json (what a single-path search judged), race/1, race/2, … (what
-    `retrain` writes of each finalist, inherited.pt and half-time.json), history.csv and tensorboard/ (probabilities, α and β
-    by epoch), and result.json. Of several processes the first goes on after the supernet, and the others end.
+    Writes into the folder, beside what `train_supernet` does:
+
+    - architecture.json, and network.pt: its weights, the supernet's, or those of the race where there was one,
+    - ranking.json: what a single-path search judged,
+    - race/1, race/2, …: what `retrain` writes of each finalist, inherited.pt and half-time.json,
+    - history.csv and tensorboard/: probabilities, α and β by epoch,
+    - result.json.
+
+    Of several processes the first goes on after the supernet, and the others end.
 
     Args:
         data: the config's images by default.

@@ -33,7 +33,7 @@ __all__ = [
 
 
 def make_backbone(backbone: str | nn.Module, arguments: dict[str, Any] | None = None) -> nn.Module:
-    """The backbone that timm has under this name, or a copy of the module.
+    """Make the backbone that timm has under this name, or a copy of the module.
 
     Raises:
         UserError: where timm has no such name, refuses the arguments, or cannot fetch the pretrained weights.
@@ -61,7 +61,7 @@ def open_slots(
     heads: Heads = None,
     candidates: Sequence[str] = DEFAULT_CANDIDATES,
 ) -> list[Slot]:
-    """Open the attention blocks of a network, in place, and return its slots. Arguments, errors: as of `find_slots`."""
+    """Open the attention blocks of a network, in place, and return its slots. Arguments and errors: see `find_slots`."""
     open_blocks(network)
     return find_slots(network, pattern, heads, candidates)
 
@@ -73,7 +73,7 @@ def open_backbone(
     heads: Heads = None,
     candidates: Sequence[str] = DEFAULT_CANDIDATES,
 ) -> tuple[nn.Module, list[Slot]]:
-    """Make a backbone and find its slots. Arguments, errors: as of `make_backbone` and `find_slots`."""
+    """Make a backbone and find its slots. Arguments and errors are those of `make_backbone` and `find_slots`."""
     network = make_backbone(backbone, arguments)
     return network, open_slots(network, pattern, heads, candidates)
 
@@ -93,7 +93,7 @@ def backbone_origin(name: str | None) -> str | None:
 
 
 def pretrained_config(backbone: str) -> PretrainedCfg | None:
-    """What timm says of the pretrained weights of a backbone, such as the size of their images.
+    """Return timm's description of the pretrained weights of a backbone, such as the size of their images.
 
     Raises:
         UserError: where the name ends in a tag, as in "resnet18.a1_in1k", that timm does not have.
@@ -107,7 +107,10 @@ def pretrained_config(backbone: str) -> PretrainedCfg | None:
 
 
 def for_size(backbone: str, arguments: Mapping[str, Any], image_size: int | tuple[int, int]) -> dict[str, Any]:
-    """The arguments for images of this side (or height, width): with `img_size` where timm builds for one size, as Swin."""
+    """Return the arguments for images of this side (or height, width).
+
+    `img_size` is set where timm builds for one size, as Swin.
+    """
     config = pretrained_config(backbone)
     flexible = {"dynamic_img_size", "strict_img_size"} & arguments.keys()
     if config is None or not config.fixed_input_size or flexible:
@@ -118,7 +121,7 @@ def for_size(backbone: str, arguments: Mapping[str, Any], image_size: int | tupl
 
 
 def as_features(network: nn.Module, slots: list[Slot], backbone: str, arguments: dict[str, Any]) -> nn.Module:
-    """A network as timm's `features_only` gives its backbone: a list of maps, with `feature_info`.
+    """Return a network as timm's `features_only` gives its backbone: a list of maps, with `feature_info`.
 
     The wrapper is timm's own for this backbone, so its families (lists, hooks, getters) need no rule here. It renames
     modules, from `a.b` to `a_b` or to `model.a.b`, and may drop what comes after the last map.

@@ -24,7 +24,7 @@ class MapSwinBlock(SwinTransformerBlock):
         return out
 
     def set_input_size(self, *sizes: Any, **named: Any) -> None:
-        """Nothing to do: any operator of a slot takes maps of any size."""
+        """Do nothing: any operator of a slot takes maps of any size."""
 
 
 class MapViTBlock(Block):
@@ -98,7 +98,7 @@ def _is_plain(attention: nn.Module) -> bool:
 
 @torch.no_grad()
 def _operator(attention: Any, path: Path) -> Operator:
-    """An operator with the weights of timm's attention, which are ordered alike: q, k, v, each head after head."""
+    """Make an operator with the weights of timm's attention, which are ordered alike: q, k, v, each head after head."""
     weight = attention.qkv.weight
     like: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
     output = Output(path, **like)

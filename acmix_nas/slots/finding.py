@@ -51,12 +51,12 @@ class Slot:
 
     @property
     def head_dim(self) -> int:
-        """D, the channels of one head and of one map."""
+        """Return D, the channels of one head and of one map."""
         return self.out_channels // self.heads
 
     @property
     def reads(self) -> tuple[int, ...]:
-        """Which of the 3N maps Stage I gives: all, or those that every attention reads where they agree (`Path.reads`).
+        """Return which of the 3N maps Stage I gives: all, or those that every attention reads where they agree (`Path.reads`).
 
         PVT's Stage I always gives all.
         """
@@ -66,12 +66,12 @@ class Slot:
 
     @property
     def offer(self) -> dict[str, Any]:
-        """What it offers to an attention; see `Path.make`."""
+        """Return what it offers to an attention. See `Path.make`."""
         return {name: getattr(self, name) for name in ("stride", "dilation", "shift", "position", "reduction")}
 
     @property
     def linear(self) -> bool:
-        """Whether Stage I is linear in its input, so that a convolution on it is one."""
+        """Return whether Stage I is linear in its input, so that a convolution on it is one."""
         return self.reduction == 1
 
 

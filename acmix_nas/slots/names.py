@@ -63,7 +63,7 @@ class OperatorName:
 
     @property
     def path(self) -> type[Path] | None:
-        """The class of its attention; None for `conv`."""
+        """Return the class of its attention. None for `conv`."""
         return None if self.kind is None else OPERATORS.get(self.kind)
 
 

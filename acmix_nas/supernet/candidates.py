@@ -84,8 +84,10 @@ class Candidates(nn.Module):
             take_over(self.convolution, home.convolution)
 
     def _paths(self, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """What these candidates are made of, each (B, C, Ho, Wo): attentions, the convolution path, and candidates that
-        have weights of their own."""
+        """Run what these candidates are made of, each (B, C, Ho, Wo).
+
+        These are attentions, the convolution path, and candidates with weights of their own.
+        """
         paths = {name: self.alone[name](x) for name in names if name in self.alone}
         needed = [self.operators[name] for name in names if name not in self.alone]
         if needed:
@@ -99,7 +101,7 @@ class Candidates(nn.Module):
         return paths
 
     def outputs(self, x: Tensor, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """The normalised outputs of these candidates (all by default), each (B, C, Ho, Wo)."""
+        """Return the normalised outputs of these candidates (all by default), each (B, C, Ho, Wo)."""
         names = self.names if names is None else names
         paths = self._paths(x, names)
         outputs = {}
@@ -110,7 +112,7 @@ class Candidates(nn.Module):
         return outputs
 
     def _parts(self, name: str) -> list[str]:
-        """Of which paths a candidate is made; of two, the attention comes first."""
+        """Return the paths of which a candidate is made. Of two, the attention comes first."""
         operator = self.operators[name]
         if name in self.alone:
             return [name]
@@ -119,7 +121,7 @@ class Candidates(nn.Module):
         return [operator.attention, CONVOLUTION] if operator.mixed else [operator.attention]
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Σ wᵢ · normalised output i, for weights (candidates,) in the order of `names`."""
+        """Compute Σ wᵢ · normalised output i, for weights (candidates,) in the order of `names`."""
         paths = self._paths(x, self.names)
         order = {name: index for index, name in enumerate(paths)}
         values = [weights.new_zeros(()), weights.new_ones(())]
@@ -138,19 +140,19 @@ class Candidates(nn.Module):
         return normalised_sum(list(paths.values()), strengths, weights, norms, pairs)
 
     def _mixing(self, name: str) -> Mixing:
-        """α and β of a candidate on the shared stages."""
+        """Return α and β of a candidate on the shared stages."""
         mixing = self.mixings[name]
         assert isinstance(mixing, Mixing)
         return mixing
 
     def mixing_of(self, name: str) -> Mixing | None:
-        """α and β of a candidate, where it has them."""
+        """Return α and β of a candidate, where it has them."""
         found = self.mixings[name] if name in self.mixings else self.alone[name] if name in self.alone else None
         mixing = found.mixing if isinstance(found, ACmix) else found
         return mixing if isinstance(mixing, Mixing) else None
 
     def lean(self, probabilities: Mapping[str, float] | None = None) -> Iterator[Lean]:
-        """(operator, probability, α, β) of every candidate."""
+        """Yield (operator, probability, α, β) of every candidate."""
         for name in self.names:
             mixing = self.mixing_of(name)
             strengths = (None, None) if mixing is None else tuple(strength.item() for strength in mixing.strengths)
@@ -158,7 +160,7 @@ class Candidates(nn.Module):
 
     @torch.no_grad()
     def derive(self, name: str) -> nn.Module:
-        """What stands at the slot when this choice is made, with a copy of the weights.
+        """Derive what stands at the slot when this choice is made, with a copy of the weights.
 
         In evaluation mode it equals this candidate's normalised output; `conv` collapses into a plain nn.Conv2d, with the
         normalisation in its weight and bias.
@@ -185,7 +187,10 @@ class Candidates(nn.Module):
         return derived
 
     def _collapse_into(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-        """The convolution path is one dense kernel (equality 4 of docs/equalities.md); the normalisation folds into it."""
+        """Write the convolution path as one dense kernel (equality 4 of docs/equalities.md).
+
+        The normalisation folds into it.
+        """
         assert conv.bias is not None
         assert norm.running_mean is not None
         assert norm.running_var is not None

@@ -19,11 +19,11 @@ def normalised_sum(
     norms: Sequence[nn.BatchNorm2d],
     pairs: Sequence[tuple[int, int]],
 ) -> Tensor:
-    """Σ wᵢ · normᵢ(Σ sᵢₘ · mapₘ), and the running statistics of the norms as if each had run.
+    """Compute Σ wᵢ · normᵢ(Σ sᵢₘ · mapₘ), and update the running statistics of the norms as if each had run.
 
-    Nothing is mixed or normalised map by map: the mean and the variance of a mixture follow from the means, variances and
-    covariances of what it is made of, so all of it is one linear combination of the maps, channel by channel. For seven
-    candidates of four maps that is one pass to measure and one to combine, in place of seven normalisations.
+    Nothing is mixed or normalised map by map. The mean and the variance of a mixture follow from the means, variances and
+    covariances of its maps. So all of it is one linear combination of the maps, channel by channel. For seven candidates of
+    four maps that is one pass to measure and one to combine, in place of seven normalisations.
 
     Args:
         maps: each (B, C, H, W).
@@ -88,7 +88,7 @@ def _combine(maps: Sequence[Tensor], factors: Tensor, shift: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _track(norms: Sequence[nn.BatchNorm2d], means: Tensor, variances: Tensor, images: int) -> None:
-    """The running statistics, as nn.BatchNorm2d keeps them."""
+    """Update the running statistics, as nn.BatchNorm2d does."""
     unbiased = variances * (images / max(images - 1, 1))
     for norm, mean, variance in zip(norms, means, unbiased, strict=True):
         assert norm.num_batches_tracked is not None

@@ -42,13 +42,13 @@ class Weighted(nn.Module):
 class Perturbation(Judge):
     """DARTS-PT (Wang et al. 2021): the operator whose removal hurts the mixture most is worth most.
 
-    A probability says how much of an operator the mixture wants beside the others, which need not be what it cannot do
-    without. Slot by slot in the order of depth, each candidate is left out in turn, with the weights of the others scaled up
-    to 1; then the slot keeps only the best, and the next is judged in what has become of the network. The paper trains the
-    supernet for some epochs after every slot; here its weights stay as they are, which takes seconds, and batch norms
-    get statistics of their own for every measurement.
+    A probability says how much of an operator the mixture wants beside the others. That need not be what it cannot do without.
+    Slot by slot in the order of depth, each candidate is left out in turn, with the weights of the others scaled up to 1. Then
+    the slot keeps only the best, and the next is judged in what has become of the network. The paper trains the supernet for
+    some epochs after every slot. Here its weights stay as they are, which takes seconds, and batch norms get statistics of
+    their own for every measurement.
 
-    Args: as of `Judge`.
+    Args: see `Judge`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Perturbation(Judge):
             put(self.network, name, mixture)
 
     def scores(self, probabilities: Mapping[str, Mapping[str, float]], progress: bool = False) -> dict[str, dict[str, float]]:
-        """Slot → operator → share of the images that the network gets wrong without it; the probability breaks ties.
+        """Return slot → operator → share of the images that the network gets wrong without it. The probability breaks ties.
 
         Args:
             probabilities: slot → operator → weight in the mixture.

@@ -41,7 +41,7 @@ class Memo:
         self.kept: dict[tuple[tuple[str, int], int], tuple[tuple[str, ...], Tensor]] = {}
 
     def begin(self, part: tuple[str, int]) -> None:
-        """A forward on these images begins."""
+        """Begin a forward on these images."""
         self.part = part
         self.path.clear()
 
@@ -111,7 +111,7 @@ class Judge:
     def of(
         cls, backbone: nn.Module, slots: Sequence[Slot], data: Data, task: Task | None = None, recalibrated: bool = True
     ) -> Self:
-        """One that judges by the search-validation part, on its `judging_device`; the same images in every call."""
+        """Make one that judges by the search-validation part, on its `judging_device`. Every call takes the same images."""
         device = judging_device(backbone)
         loader = data.val_dataloader()
         channels, height, width = data.input_size
@@ -130,13 +130,13 @@ class Judge:
         return judge
 
     def candidates_at(self, slot: Slot) -> Candidates:
-        """Those of the copy, while the slot is as the strategy left it."""
+        """Return the candidates of the copy, while the slot is as the strategy left it."""
         home: Any = self.network.get_submodule(slot.name)
         candidates: Candidates = home.candidates
         return candidates
 
     def begin(self, part: tuple[str, int]) -> None:
-        """A forward on these images begins; for those that remember."""
+        """Begin a forward on these images. Subclasses that remember override it."""
 
     @torch.no_grad()
     def measure(self) -> float:
@@ -161,7 +161,7 @@ class Judge:
 class Ranker(Judge):
     """Judges architectures. What they have in common from the input on is computed once for slots, which are what costs.
 
-    Args: as of `Judge`, and
+    Args: those of `Judge`, and
         memory: bytes that what is shared may take.
     """
 
@@ -192,7 +192,7 @@ class Ranker(Judge):
 
     @torch.no_grad()
     def in_tree_order(self, choices: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
-        """The choices in the order in which they share most."""
+        """Return the choices in the order in which they share most."""
         if not self.order:
             self.memo.begin(("order", 0))
             x = self.task.inputs(next(iter(self.batches)))

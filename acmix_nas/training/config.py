@@ -103,7 +103,7 @@ class DataConfig:
 
     @property
     def described(self) -> dict[str, Any]:
-        """Return what a later step needs in order to read the same images."""
+        """Return what a later step needs to read the same images."""
         seeded = {"data_seed": self.data_seed} if self.data_seed else {}
         return {
             "name": self.name, "root": self.root, **seeded, "in_chans": self.in_chans, "image_size": self.image_size,

@@ -1,4 +1,4 @@
-"""Data in three parts: what the weights train on, what a search and its epochs are judged on, and what is seen last."""
+"""Data in three parts: what the weights train on, what scores a search and its epochs, and what is seen last."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def register_data(
 
     Args:
         name: what the user writes; a name that ends in "/…", such as "torch/cifar10", is looked up by what stands before.
-        drawn, small: as of `Reader`.
+        drawn, small: see `Reader`.
 
     Raises:
         UserError: where another data set has the name.
@@ -210,7 +210,10 @@ def _keep(images: _Transformed) -> TensorDataset:
 
 
 def _transform(config: DataConfig, augmented: bool) -> Callable[[Image.Image], torch.Tensor]:
-    """timm's: the shorter side is resized to the image size over crop_pct and the middle is cut out, unless augmented."""
+    """Make timm's transform.
+
+    Unless augmented, the shorter side is resized to the image size over crop_pct, and the middle is cut out.
+    """
     common: dict[str, Any] = {"interpolation": "bicubic", "mean": config.mean, "std": config.std}
     transform: Callable[[Image.Image], torch.Tensor]
     if not augmented:
@@ -233,7 +236,7 @@ def _transform(config: DataConfig, augmented: bool) -> Callable[[Image.Image], t
 
 
 def _split(name: str, sources: dict[str, Source]) -> dict[str, Source]:
-    """The three parts, cut from train where the data set does not bring them."""
+    """Return the three parts, cut from train where the data set does not bring them."""
     train, held_out = sources["train"], [sources[part] for part in ("validation", "test") if part in sources]
     if len(held_out) == 2:
         return sources

@@ -61,7 +61,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences Lightning's tips and advice, and leaves warnings and errors that matter."""
+    """Silence Lightning's tips and advice, and leave warnings and errors that matter."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -84,7 +84,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Lightning turns Ctrl-C into SystemExit and stops listening to it: give both back."""
+    """Give Ctrl-C back: Lightning turns it into SystemExit and stops listening to it."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -96,12 +96,12 @@ def running() -> Iterator[None]:
 
 
 def first_process() -> bool:
-    """Whether this is the process that talks and writes, of several that train together."""
+    """Return whether this is the process that talks and writes, of several that train together."""
     return getattr(rank_zero_only, "rank", None) in (None, 0)
 
 
 def make_trainer(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """Lightning's Trainer, or NNI's traced one.
+    """Make Lightning's Trainer, or NNI's traced one.
 
     Raises:
         UserError: where this machine lacks what the options ask for.
@@ -140,7 +140,7 @@ class Pause(pl.Callback):
 def trainer_options(
     folder: Path, recipe: Recipe, callbacks: Sequence[pl.Callback] = (), progress: bool = True, monitor: str | None = None
 ) -> dict[str, Any]:
-    """What Lightning's Trainer is built with: one device, folder/tensorboard, and folder/checkpoints/last.ckpt each epoch.
+    """Return the arguments of Lightning's Trainer: one device, folder/tensorboard, folder/checkpoints/last.ckpt each epoch.
 
     Args:
         monitor: a logged value whose largest also keeps a checkpoint, best.ckpt.
@@ -161,7 +161,7 @@ def trainer_options(
 
 
 def begun(folder: Path, resume: bool) -> bool:
-    """Whether the folder holds an unfinished run, which is to be resumed.
+    """Return whether the folder holds an unfinished run, which is to be resumed.
 
     Raises:
         UserError: where it is not to be, or where the folder holds a result, or the weights of something else.
@@ -229,7 +229,7 @@ def fit(
 
     Writes into the folder: result.json, network.pt (the state dict), checkpoints/last.ckpt (after each
     epoch) and best.ckpt (by the validation score), tensorboard/. It runs on one device unless trainer_kwargs says more,
-    such as {"devices": 8, "strategy": "ddp"}; then the first process judges and writes, and all return the result.
+    such as {"devices": 8, "strategy": "ddp"}; then the first process evaluates and writes, and all return the result.
 
     Args:
         task: classification by default.
@@ -283,14 +283,14 @@ def _modes_kept(network: nn.Module) -> Iterator[None]:
 
 
 def judging_device(network: nn.Module) -> torch.device:
-    """Return where a network is judged: where it is, or on the GPU if there is one, since Lightning leaves it on the CPU."""
+    """Return where a network is evaluated: where it is, or on the GPU if there is one, since Lightning leaves it on the CPU."""
     home = next(network.parameters()).device
     return torch.device("cuda") if home.type == "cpu" and torch.cuda.is_available() else home
 
 
 @contextmanager
 def _judged(network: nn.Module) -> Iterator[torch.device]:
-    """Device and modes are afterwards what they were."""
+    """Yield the device to evaluate on. Device and modes are afterwards what they were."""
     home, device = next(network.parameters()).device, judging_device(network)
     with _modes_kept(network):
         network.to(device)

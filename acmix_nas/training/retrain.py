@@ -325,7 +325,7 @@ def train_architecture(
         weights: a state dict to start from; from scratch by default.
         backbone: the module to build on, where the search ran on one of the user's; it is copied.
         backbone_args: more for timm's `create_model`, such as `drop_path_rate`.
-        resume: as of `fit`.
+        resume: see `fit`.
         until: pause after so many epochs, see `fit`.
 
     Raises:

@@ -40,5 +40,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, for one line of ours; its kind where it says nothing."""
+    """Return what another library's error says, for one line of ours, or its kind where it says nothing."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -39,7 +39,7 @@ PACKAGES = ("acmix-nas", "nni", "numpy", "pytorch-lightning", "timm", "torch")
 
 
 def command_line() -> str:
-    """The command that is running, as a user would type it."""
+    """Return the command that is running, as a user would type it."""
     program = Path(sys.argv[0])
     if program.name == "__main__.py" or program.suffix == ".py":
         spec = getattr(sys.modules.get("__main__"), "__spec__", None)
@@ -50,7 +50,7 @@ def command_line() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Which command made an artefact, when, and with which versions."""
+    """Return which command made an artefact, when, and with which versions."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -168,7 +168,7 @@ def read_csv(path: Path, kind: str, version: int = 1) -> list[tuple[int, list[st
 
 
 def unused(*paths: Path) -> None:
-    """Nothing is overwritten.
+    """Check that none of the files exists: nothing is overwritten.
 
     Raises:
         UserError: naming the first that exists.
@@ -190,7 +190,7 @@ def save_tensors(path: Path, state: Mapping[str, Any]) -> Path:
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """A new folder parent/name-1, or -2, …: the first that does not exist yet. Nothing old is touched."""
+    """Make a new folder parent/name-1, or -2, …: the first that does not exist yet. Nothing old is touched."""
     parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

@@ -112,7 +112,7 @@ def _root(thing: Any) -> str:
 
 
 def _identity(thing: Any) -> tuple[str, str]:
-    """Where a class or function was written; a module that is imported twice is the same."""
+    """Return where a class or function was written. A module that is imported twice is the same."""
     thing = getattr(thing, "__wrapped__", thing)
     kind = thing if hasattr(thing, "__qualname__") else type(thing)
     return kind.__module__, kind.__qualname__

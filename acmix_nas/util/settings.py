@@ -143,7 +143,7 @@ def _settings(group: type, path: tuple[str, ...] = (), root: type | None = None)
 
 
 def _variants(field: dataclasses.Field[Any], path: tuple[str, ...], root: type) -> Iterator[Setting]:
-    """The settings of every variant, each once, with the names of the variants that have it."""
+    """Yield the settings of every variant, each once, with the names of the variants that have it."""
     registry = field.metadata["variants"]
     having: dict[str, dict[str, Setting]] = {}
     for variant in registry.names():
@@ -201,7 +201,7 @@ def _fields(group: type) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
 
 @cache
 def _hints(group: type) -> dict[str, Any]:
-    """The types of the fields; of a nested dataclass or None, the dataclass."""
+    """Return the types of the fields. A field of a nested dataclass or None gives the dataclass."""
     found = typing.get_type_hints(group)
     for name, kind in found.items():
         if typing.get_origin(kind) in (types.UnionType, typing.Union):
@@ -216,7 +216,7 @@ def _name(field: dataclasses.Field[Any]) -> str:
 
 @cache
 def _help(group: type) -> dict[str, str]:
-    """What the docstrings of a class and of those it inherits from say about its fields."""
+    """Return the help of the fields, from the docstrings of a class and of its base classes."""
     from docstring_parser import parse
 
     entries = [entry for kind in reversed(group.__mro__) for entry in parse(kind.__dict__.get("__doc__") or "").params]

@@ -18,5 +18,5 @@ class BrokenRun(RuntimeError):  # noqa: N818  it is no mistake of the program's
 
 
 def mean_and_deviation(values: Sequence[float], unit: str = "") -> str:
-    """Mean ± standard deviation, to one digit; of one value alone there is none."""
+    """Format mean ± standard deviation, to one digit. One value alone has no deviation."""
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "") + unit

@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 @contextmanager
 def workers(number: int) -> Iterator[ProcessPoolExecutor]:
-    """So many processes, which end with the block, whatever they are doing then.
+    """Start so many processes, which end with the block, whatever they are doing then.
 
     They are spawned: a fork would copy the threads of PyTorch's pool in whatever state they are.
 
@@ -43,7 +43,9 @@ def workers(number: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def each(function: Callable[..., R], jobs: Sequence[tuple[Any, ...]], number: int) -> Iterator[R]:
-    """What a function gives for the arguments of every job, as they come from so many processes; or in this one, of one.
+    """Yield what a function gives for the arguments of every job, as they come from so many processes.
+
+    With one process, or one job, everything runs in this one.
 
     Raises:
         BrokenRun: as `workers` does, and what the function raises.

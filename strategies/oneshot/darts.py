@@ -26,13 +26,13 @@ ORDERS = (1, 2)
 class DARTS(NniDARTS):
     """NNI's DARTS, with a cost penalty that has a gradient, and in second order where that is asked for.
 
-    The loss of the architecture's step is the task's plus penalty · E, where E is the expected cost of the slots under the
-    live softmax over its mean over the space: at a penalty of 0.1, an architecture of half the mean's cost is worth 0.05 of
-    loss. (NNI's own penalty is computed from numbers without a gradient, and changes nothing.)
+    The loss of the architecture's step is the task's plus penalty · E. E is the expected cost of the slots under the live
+    softmax over its mean over the space. At a penalty of 0.1, an architecture of half the mean's cost is worth 0.05 of loss.
+    (NNI's own penalty is computed from numbers without a gradient, and changes nothing.)
 
-    In second order the architecture is judged by the weights as they will be after their next step, see `unrolled`: four
-    gradients instead of one. The virtual steps leave no trace in the statistics of batch norms, nor in the logs, and are in
-    full precision or worth nothing, since they are differences.
+    In second order the architecture's loss is that of the weights after their next step, see `unrolled`. It takes four
+    gradients instead of one. The virtual steps leave no trace in the statistics of batch norms, nor in the logs. They need
+    full precision, since they are differences.
 
     Args:
         penalty: weight of the expected cost; 0 searches for accuracy alone.
@@ -40,7 +40,7 @@ class DARTS(NniDARTS):
         table: the cost table; measured at the size of the first images by default.
         learn_mixing: whether α and β are learned during the search after all.
         order: 1 or 2.
-        others: as of NNI's DARTS: `arc_learning_rate`, `warmup_epochs`, `gradient_clip_val`, `log_prob_every_n_step`.
+        others: of NNI's DARTS: `arc_learning_rate`, `warmup_epochs`, `gradient_clip_val`, `log_prob_every_n_step`.
 
     Raises:
         UserError: for a negative penalty, an unknown cost or another order.
@@ -93,12 +93,12 @@ class CostPenalty:
         self.slots: list[MixedSlot] = []
 
     def expected(self) -> Tensor:
-        """E: expected cost under the live softmax; 1 is the mean of the space."""
+        """Compute E: expected cost under the live softmax. 1 is the mean of the space."""
         assert self.table is not None
         return self.table.expected({slot.slot.name: slot.probabilities() for slot in self.slots}, self.cost)
 
     def __call__(self, loss: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """The loss with the penalty, and what to log of it."""
+        """Return the loss with the penalty, and what to log of it."""
         if self.table is None:
             return loss, {}
         expected = self.expected()
@@ -151,7 +151,7 @@ class DartsModule(SearchModule):
 
     @contextmanager
     def _unlogged(self) -> Iterator[None]:
-        """A virtual step is no step of the training."""
+        """Leave virtual steps out of the log: they are no steps of the training."""
         self.training_module.log = lambda *_, **__: None
         try:
             yield

@@ -22,7 +22,7 @@ class SearchModule(DartsLightningModule):
     """
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Any:
-        """One step of the architecture on the search-validation part, one of the weights on the training part."""
+        """Take one step of the architecture on the search-validation part, and one of the weights on the training part."""
         if self.trainer.current_epoch >= self.warmup_epochs:
             self.architecture_step(batch, batch_idx)
         self.resample()
@@ -43,23 +43,23 @@ class SearchModule(DartsLightningModule):
         optimizer.step()
 
     def architecture_loss(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """What the architecture's step goes down."""
+        """Compute the loss that the architecture's step goes down."""
         return loss_of(self.training_module.training_step(batch["val"], 2 * batch_idx))
 
     def slots(self) -> list[MixedSlot]:
-        """In order."""
+        """Return the slots in order."""
         return [module for module in self.supernet_modules() if isinstance(module, MixedSlot)]
 
     def arch_parameters(self) -> list[nn.Parameter]:
-        """The architecture's parameters in the order of the slots.
+        """Return the architecture's parameters in the order of the slots.
 
-        NNI gives them as a set, so their order differs from run to run, while a checkpoint restores the state of an optimizer
-        by the order of its parameters.
+        NNI gives them as a set, so their order differs from run to run. But a checkpoint restores the state of an optimizer by
+        the order of its parameters.
         """
         return list(dict.fromkeys(parameter for slot in self.slots() for parameter in slot.arch_parameters()))
 
     def log_probs(self, probs: dict[str, dict[str, float]]) -> None:
-        """How decided the distribution is; NNI logs every probability, which `BiasLogger` does once an epoch."""
+        """Log how decided the distribution is. NNI logs every probability, which `BiasLogger` does once an epoch."""
         decision = Decision.of(probs)
         self.log("entropy", decision.entropy, prog_bar=True)
         self.log("dominance", decision.dominance)
@@ -68,9 +68,10 @@ class SearchModule(DartsLightningModule):
 class SampledSearchModule(SearchModule):
     """The loop where sampled paths run. The architecture's steps see the backbone's batch norms with their running statistics.
 
-    A batch norm that computes its own undoes the scale of what enters it, so behind a slot, where most backbones have one,
-    ⟨∂L/∂out, o_k⟩ of the candidate that runs would be exactly zero: Gumbel would learn nothing, and Proxyless only which other
-    candidate is unlike the one that runs, and adds to it. (The candidates' own norms, inside the slots, stay as they are.)
+    A batch norm that computes its own statistics undoes the scale of what enters it. Most backbones have one behind a slot.
+    There ⟨∂L/∂out, o_k⟩ of the candidate that runs would be exactly zero. Gumbel would learn nothing. Proxyless would learn
+    only which other candidate is unlike the one that runs, and add to it. (The candidates' own norms, inside the slots, stay
+    as they are.)
     """
 
     def architecture_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -84,6 +85,6 @@ class SampledSearchModule(SearchModule):
 
 
 def loss_of(given: Any) -> Tensor:
-    """The loss, of what a training step gives."""
+    """Return the loss, of what a training step gives."""
     loss: Tensor = given["loss"] if isinstance(given, dict) else given
     return loss

@@ -18,12 +18,14 @@ __all__ = ["Guard"]
 class Guard(pl.Callback):
     """Stops a differentiable search that has collapsed, and puts back the distribution of its last good epoch.
 
-    An epoch is bad where the accuracy of what runs (the mixture, or the sampled paths) on the search-validation part, which
-    the architecture's steps have computed anyway, is clearly below the best of the epochs before, by `clear_drop`; or by half
-    of that, where one operator is first at every slot and still grows. So many bad epochs in a row are a collapse. Like the
-    early stopping of DARTS+ (Liang et al. 2019) and RobustDARTS (Zela et al. 2020), it takes the architecture from before;
-    unlike their signs, a count of skips and an eigenvalue of the Hessian, its sign is known in every space and costs nothing.
-    What it cannot see is a mixture that gains while what is derived from it loses.
+    An epoch is bad where accuracy is clearly below the best of the epochs before, by `clear_drop`. Half of that is enough
+    where one operator is first at every slot and still grows. It is the accuracy of what runs (the mixture, or the sampled
+    paths) on the search-validation part, which the architecture's steps have computed anyway. So many bad epochs in a row are
+    a collapse.
+
+    Like the early stopping of DARTS+ (Liang et al. 2019) and RobustDARTS (Zela et al. 2020), it takes the architecture from
+    before. Their signs are a count of skips and an eigenvalue of the Hessian. This sign is known in every space and costs
+    nothing. It cannot see a mixture that gains while what is derived from it loses.
 
     Only the distribution goes back: the weights are those of the last epoch, since derived networks are trained again.
 
@@ -51,7 +53,7 @@ class Guard(pl.Callback):
         self.collapse: dict[str, Any] | None = None
 
     def is_bad(self, accuracy: float, probabilities: dict[str, dict[str, float]]) -> bool:
-        """Whether an epoch is; to be asked once of each, in order."""
+        """Return whether this epoch counts as bad. Call it once per epoch, in order."""
         decision = Decision.of(probabilities)
         before = self.strength
         self.strength = 0.0
@@ -95,7 +97,7 @@ class Guard(pl.Callback):
                     slot._arch_alpha.copy_(alpha)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next epochs depend on; Lightning keeps it in checkpoints."""
+        """Return all that the next epochs depend on. Lightning keeps it in checkpoints."""
         return {name: getattr(self, name) for name in ("best", "bad", "strength", "good", "good_epoch", "collapse")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -104,5 +106,5 @@ class Guard(pl.Callback):
 
 
 def slots_of(module: pl.LightningModule) -> list[MixedSlot]:
-    """The slots of a differentiable supernet."""
+    """Return the slots of a differentiable supernet."""
     return [slot for slot in module.modules() if isinstance(slot, MixedSlot)]

@@ -24,7 +24,7 @@ class Gumbel(NniDARTS):
     Args:
         temperature: of the first and of the last epoch. A high one gives all candidates a gradient, a low one those that
             came close.
-        others: as of NNI's DARTS.
+        others: of NNI's DARTS.
 
     Raises:
         UserError: where the temperatures are not positive, or rise.

@@ -13,8 +13,8 @@ __all__ = ["Proxyless"]
 class Proxyless(NniProxyless):
     """NNI's Proxyless (Cai et al. 2019): one sampled candidate runs with a gradient, and the architecture sees all.
 
-    It continues to the same bits after an interruption, logs how decided it is, gives the most likely operators, where NNI's
-    gives a random sample, and judges the candidate that runs where a batch norm stands behind it, see `SampledSearchModule`.
+    It continues to the same bits after an interruption, and logs how decided it is. It gives the most likely operators, where
+    NNI's gives a random sample. It learns from the candidate that runs even before a batch norm, see `SampledSearchModule`.
     Its arguments are those of NNI's.
     """
 

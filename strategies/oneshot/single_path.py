@@ -22,7 +22,7 @@ class SinglePath(RandomOneShot):
 
     Args:
         warmup_epochs: in which every slot gives the mean of its candidates' normalised outputs.
-        others: as of NNI's RandomOneShot.
+        others: of NNI's RandomOneShot.
 
     Raises:
         UserError: for a negative number of epochs.

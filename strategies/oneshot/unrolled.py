@@ -41,7 +41,7 @@ def unrolled(
     everything = [*rates, *architecture]
 
     def gradients(of: Callable[[], None], of_weights: bool = True) -> tuple[list[Tensor], list[Tensor]]:
-        """(of the weights, of the architecture)."""
+        """Compute gradients: (of the weights, of the architecture)."""
         for parameter in everything:
             parameter.grad = None
         for weight in trained:
@@ -80,7 +80,7 @@ def unrolled(
 
 @contextmanager
 def same_draws() -> Iterator[None]:
-    """What is drawn in here (dropout, Mixup) is drawn once more by whoever comes next.
+    """Let whoever comes next draw once more what is drawn in here (dropout, Mixup).
 
     A difference of two losses under different masks would be noise.
     """
@@ -93,7 +93,7 @@ def same_draws() -> Iterator[None]:
 
 @contextmanager
 def buffers_kept(network: nn.Module) -> Iterator[None]:
-    """The statistics of batch norms, and all other buffers, are afterwards what they were."""
+    """Keep the statistics of batch norms, and all other buffers: afterwards they are what they were."""
     kept = [buffer.clone() for buffer in network.buffers()]
     try:
         yield

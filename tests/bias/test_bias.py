@@ -104,7 +104,7 @@ def events(folder: Path) -> EventAccumulator:
 
 
 def search(epochs: int = 3) -> list[Observation]:
-    """A supernet of three slots in two stages that comes to prefer ACmix with depth."""
+    """Log a supernet of three slots in two stages that comes to prefer ACmix with depth."""
     observations = []
     for epoch in range(epochs):
         for i, slot in enumerate(("layer1.0.conv2", "layer1.1.conv2", "layer2.0.conv2")):

@@ -284,7 +284,7 @@ def test_an_inherited_default_is_printed_as_a_comment(capsys: pytest.CaptureFixt
 
 
 def lines_of(*arguments: str) -> tuple[list[str], float]:
-    """Heavy modules that a command line imports, and its seconds of computing."""
+    """Return the heavy modules that a command line imports, and its seconds of computing."""
     program = """
 import contextlib, io, json, sys, time
 from acmix_nas.cli.main import main

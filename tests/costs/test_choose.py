@@ -16,7 +16,7 @@ from acmix_nas.util.errors import UserError
 
 
 def table_of(costs: list[list[tuple[float, float]]], rest: tuple[float, float] = (10.0, 5.0)) -> CostTable:
-    """Slot i has the operators o0, o1, …, of these (macs, parameters)."""
+    """Make a table in which slot i has the operators o0, o1, …, of these (macs, parameters)."""
     rows = {f"s{i}": {f"o{j}": {"macs": macs, "parameters": parameters} for j, (macs, parameters) in enumerate(row)}
             for i, row in enumerate(costs)}  # fmt: skip
     return CostTable(rows, {"macs": rest[0], "parameters": rest[1]})

@@ -74,7 +74,7 @@ def double() -> Iterator[None]:
 
 
 def scrambled(module: nn.Module) -> nn.Module:
-    """In evaluation mode, with values of no default anywhere."""
+    """Return the module in evaluation mode, with values of no default anywhere."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     for name, buffer in module.named_buffers():

@@ -75,7 +75,7 @@ def small(name: str, **arguments: Any) -> Any:
 
 
 def float64(name: str, **arguments: Any) -> Any:
-    """A small variant in which nothing is at a start value that hides a part: no bias of zero, no kernel that only shifts."""
+    """Make a small variant in which no start value hides a part: no bias of zero, no kernel that only shifts."""
     network = small(name, dtype=torch.float64, **arguments)
     with torch.no_grad():
         for value in network.state_dict().values():
@@ -97,7 +97,7 @@ def parameters(network: nn.Module) -> int:
 
 
 def gradients(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Of every parameter that trains, for a loss in which no logit is like another."""
+    """Return the gradient of every parameter that trains, for a loss in which no logit is like another."""
     network.zero_grad()
     logits = network(x)
     (logits * torch.arange(1, 1 + logits.numel(), dtype=logits.dtype, device=x.device).view_as(logits)).sum().backward()
@@ -120,7 +120,7 @@ def assert_shifts(network: nn.Module) -> None:
 
 
 def assert_all_matter(network: nn.Module) -> None:
-    """Whether every parameter that trains changes the logits in evaluation mode, where no normalisation hides a bias."""
+    """Check that every parameter that trains changes the logits in evaluation mode, where no normalisation hides a bias."""
     x = images()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -367,7 +367,7 @@ def test_feature_info_says_what_comes(name: str) -> None:
     pyramid = small(name, features_only=True).eval()
     maps = pyramid(images(height, width, dtype=torch.float32))
     info = pyramid.feature_info
-    if family(name) == "swin":  # as of timm's own
+    if family(name) == "swin":  # like timm's own
         maps = [m.permute(0, 3, 1, 2) for m in maps]
     expected = [(2, c, height // r, width // r) for c, r in zip(info.channels(), info.reduction(), strict=True)]
     assert [tuple(m.shape) for m in maps] == expected

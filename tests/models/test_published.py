@@ -36,7 +36,7 @@ FULL: dict[str, Callable[[], nn.Module]] = {
 def swin(
     size: tuple[int, int], channels: int, depths: tuple[int, ...], heads: tuple[int, ...], window: int
 ) -> tuple[nn.Module, nn.Module]:
-    """The published network and ours, with different random weights."""
+    """Make the published network and ours, with different random weights."""
     published = PublishedSwin(size, channels, depths, heads, window, CLASSES)
     ours = timm.create_model(
         "swin_tiny_acmix", img_size=size, embed_dim=channels, depths=depths, num_heads=heads, window_size=window,
@@ -46,7 +46,7 @@ def swin(
 
 
 def resnet(layers: tuple[int, ...], channels: tuple[int, ...] = (8, 16, 24, 40)) -> tuple[nn.Module, nn.Module]:
-    """The published network and ours, with different random weights."""
+    """Make the published network and ours, with different random weights."""
     published = PublishedResNet(layers, channels, CLASSES)
     ours = timm.create_model("resnet26_acmix", layers=layers, channels=channels, num_classes=CLASSES)
     return scrambled(published), ours.double().eval()
@@ -54,7 +54,7 @@ def resnet(layers: tuple[int, ...], channels: tuple[int, ...] = (8, 16, 24, 40))
 
 @torch.no_grad()
 def scrambled(network: nn.Module) -> nn.Module:
-    """In float64 and evaluation mode, with every weight, rate and running statistic of its own."""
+    """Return the network in float64 and evaluation mode, with every weight, rate and running statistic of its own."""
     network.double().eval()
     for parameter in network.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -67,7 +67,7 @@ def scrambled(network: nn.Module) -> nn.Module:
 
 
 def small_swin() -> Any:
-    """Maps of 8 and 4 pixels: with a shift, and without."""
+    """Make a pair with maps of 8 and 4 pixels: with a shift, and without."""
     return swin((32, 32), 12, (2, 1), (3, 2), window=4)
 
 
@@ -170,7 +170,7 @@ class Operators:
         return published
 
     def swin(self, change: Change) -> Callable[[Tensor], Tensor]:
-        """Of a shifted block: C = 12, N = 3, D = 4, K = 4, on maps of 8×8."""
+        """Return ACmix of a shifted block: C = 12, N = 3, D = 4, K = 4, on maps of 8×8."""
         block: Any = self._load(small_swin, "layers.0.blocks.1.attn", change).get_submodule("layers.0.blocks.1")
         if self.whose == "package":
             attention: nn.Module = block.attn
@@ -178,12 +178,12 @@ class Operators:
         return lambda x: block.mix(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def resnet(self, stage: int, change: Change) -> Callable[[Tensor], Tensor]:
-        """Of stage 1 (C = 8, D = 2, no stride) or 2 (C = 16, D = 4, a stride of 2); N = 4."""
+        """Return ACmix of stage 1 (C = 8, D = 2, no stride) or 2 (C = 16, D = 4, a stride of 2), with N = 4."""
         name = f"layer{stage}.0.conv2"
         return self._load(small_resnet, name, change).get_submodule(name)
 
     def merging(self, change: Change) -> Callable[[Tensor], Tensor]:
-        """(B, H, W, 12) → (B, H/2, W/2, 24)."""
+        """Return the merging (B, H, W, 12) → (B, H/2, W/2, 24)."""
         network = self._load(small_swin, "layers.0.downsample", change)
         return network.get_submodule(f"layers.{1 if self.whose == 'package' else 0}.downsample")
 
@@ -198,7 +198,7 @@ def maps(channels: int = 12, height: int = 8, width: int = 8) -> Tensor:
 
 
 def reaches(operator: Callable[[Tensor], Tensor], start: tuple[int, int], end: tuple[int, int]) -> bool:
-    """Whether one pixel of the input has a part in one pixel of the output."""
+    """Return whether one pixel of the input has a part in one pixel of the output."""
     x = maps().requires_grad_()
     (gradient,) = torch.autograd.grad(operator(x)[..., end[0], end[1]].sum(), x)
     return bool(gradient[..., start[0], start[1]].abs().max() > 1e-12)

@@ -28,7 +28,7 @@ def stages(network: Pyramid) -> list[Stage]:
 
 
 def outputs(network: Pyramid, x: Tensor) -> list[Tensor]:
-    """The map of every stage, as a forward pass makes it, before the last normalisation."""
+    """Return the map of every stage, as a forward pass makes it, before the last normalisation."""
     maps: list[Tensor] = []
     hooks = [stage.register_forward_hook(lambda *call: maps.append(call[-1])) for stage in stages(network)]
     network(x)

@@ -64,7 +64,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """NNI's list of experiments lies in the home folder: not in the user's while tests run."""
+    """Keep NNI's list of experiments out of the user's home folder while tests run."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return tmp_path

@@ -88,7 +88,7 @@ def check(operator: Operator | ACmix, height: int, width: int) -> None:
 
 
 def compare(module: nn.Module, x: Tensor, out: Tensor, oracle: Tensor) -> None:
-    """Output and the gradients of x and of every trained parameter."""
+    """Compare the output, and the gradients of x and of every trained parameter."""
     torch.testing.assert_close(out, oracle, **TOLERANCE)
     cotangent = torch.randn_like(out)
     wanted = [x, *(p for p in module.parameters() if p.requires_grad)]

@@ -34,7 +34,7 @@ def maps_of(path: ConvolutionPath, height: int = 7, width: int = 10) -> Tensor:
 
 
 def start_of(path: ConvolutionPath) -> Tensor:
-    """(C, k², k, k): kernels that shift."""
+    """Return (C, k², k, k): kernels that shift."""
     taps = path.kernel_size**2
     return torch.eye(taps, dtype=torch.float64).view(1, taps, path.kernel_size, -1).expand(path.channels, -1, -1, -1)
 
@@ -81,7 +81,7 @@ def test_what_is_trained_and_where_it_starts(shifts: str, parameters: set[str], 
     assert {name for name, p in path.named_parameters() if p.requires_grad} == parameters
     assert set(path.state_dict()) == ({"fc"} if shifts == "tensor" else {"fc", "shift"})
     assert torch.equal(path.kernels(), start_of(path)) == (shifts != "random")
-    assert path.fc.abs().max() <= path.maps**-0.5  # as of a fully connected layer
+    assert path.fc.abs().max() <= path.maps**-0.5  # as in a fully connected layer
 
 
 def test_random_kernels_start_as_those_of_a_convolution() -> None:

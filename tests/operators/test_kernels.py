@@ -21,7 +21,7 @@ from acmix_nas.operators.stage import Path as Stage2
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """A process that has not looked for a compiler yet; afterwards it has again."""
+    """Make the process forget that it looked for a compiler, and forget it again afterwards."""
     compiled.library.cache_clear()
     yield
     compiled.library.cache_clear()
@@ -32,7 +32,7 @@ def test_this_machine_compiles_them() -> None:
 
 
 def both(path: Stage2, maps: Tensor, monkeypatch: pytest.MonkeyPatch) -> list[list[Tensor]]:
-    """Output and gradients of the maps and of every parameter, in C and in PyTorch."""
+    """Return output and gradients of the maps and of every parameter, in C and in PyTorch."""
     found = []
     for in_c in (True, False):
         with monkeypatch.context() as patch:

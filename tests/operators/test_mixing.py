@@ -48,7 +48,7 @@ def learnt(mixing: str) -> Mixing:
 
 
 def ran(module: nn.Module, x: Tensor) -> list[str]:
-    """The paths that a forward goes through."""
+    """Return the paths that a forward goes through."""
     names: list[str] = []
     on = ConvolutionPath.on
 

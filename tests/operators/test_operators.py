@@ -26,13 +26,13 @@ from acmix_nas.util.errors import UserError
 
 
 def WithOutput(in_channels: int, out_channels: int, heads: int, stride: int = 1, **like: Any) -> Operator:  # noqa: N802
-    """Window attention as in a block of Swin: a table, and an output projection."""
+    """Make window attention as in a block of Swin: a table, and an output projection."""
     path = WindowPath(out_channels, heads, stride=stride, shift=True, position="table", **like)
     return Operator(Projection(in_channels, 3 * out_channels, **like), Output(path, **like))
 
 
 def Reduced(_: int, channels: int, heads: int, stride: int = 1, **like: Any) -> Operator:  # noqa: N802
-    """Global attention as in a block of PVT, where as many channels come out as go in."""
+    """Make global attention as in a block of PVT, where as many channels come out as go in."""
     path = GlobalPath(channels, heads, stride, reduction=2, position="none", **like)
     return Operator(ReducedProjection(channels, 2, **like), Output(path, **like))
 

@@ -35,7 +35,7 @@ BATCH = 3
 
 
 def double(**arguments: Any) -> PatchwisePath:
-    """A path of 16 channels in float64, every parameter and buffer with a value of its own."""
+    """Make a path of 16 channels in float64, every parameter and buffer with a value of its own."""
     path = PatchwisePath(16, dtype=torch.float64, **arguments)
     for parameter in path.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -59,7 +59,7 @@ def by_formula(path: PatchwisePath, maps: Tensor) -> Tensor:
 
 
 def check(path: PatchwisePath, maps: Tensor) -> None:
-    """Output and gradients against the formula, which gets modules of its own."""
+    """Compare output and gradients with the formula, which gets modules of its own."""
     oracle_path = copy.deepcopy(path)
     maps.requires_grad_()
     out, oracle = path(maps), by_formula(oracle_path, maps)

@@ -52,7 +52,7 @@ def test_it_is_a_candidate_by_name() -> None:
 
 
 def by_hand(maps: Tensor, heads: int, stride: int) -> Tensor:
-    """A loop over pixels: one softmax over the keys of a row and of a column."""
+    """Attend in a loop over pixels: one softmax over the keys of a row and of a column."""
     q, k, v = maps.unflatten(1, (3, heads, -1)).unbind(1)  # (B, N, D, H, W)
     height, width = maps.shape[2:]
     rows = []

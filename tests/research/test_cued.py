@@ -47,7 +47,7 @@ def test_the_images_are_those_that_the_shipped_table_was_trained_on() -> None:
 
 
 def named_by_the_cue(image: np.ndarray) -> int:
-    """The quadrant that the cue names, 0 to 2, read without the labels."""
+    """Return the quadrant that the cue names, 0 to 2, read without the labels."""
     cue, quadrants = image[:10, :10] / 255, [image[:10, 10:] / 255, image[10:, :10] / 255, image[10:, 10:] / 255]
     lit = cue.max(axis=2) > 0.5
     if lit.sum() >= 12:  # a patch, not a line
@@ -59,7 +59,7 @@ def named_by_the_cue(image: np.ndarray) -> int:
 
 
 def digit_in(image: np.ndarray, place: tuple[int, int]) -> int:
-    """Which digit of the train pool lies in a quadrant, as its number there."""
+    """Return which digit of the train pool lies in a quadrant, as its number there."""
     pixels, _ = _pool("train")
     top, left = place
     quadrant = image[top : top + 10, left : left + 10].max(axis=2) / 255
@@ -75,7 +75,7 @@ def test_the_label_is_the_digit_that_the_cue_names() -> None:
 
 
 def is_stroke(image: np.ndarray) -> bool:
-    """Whether the cue is a line: of a digit more is lit."""
+    """Return whether the cue is a line: of a digit more is lit."""
     return bool((image[:10, :10].max(axis=2) > 40).sum() <= 8)
 
 

@@ -146,7 +146,7 @@ class Now(Trainings):
 
 @pytest.fixture
 def shortly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """The demo on a small space, whose experiment ends so: with an error, or a trial that found the second reference."""
+    """Make the demo's space small, and its experiment end so: with an error, or a trial that found the second reference."""
 
     def prepare(error: BaseException | None = None, left_out: str | None = None) -> None:
         def launch(_: Path, *, working_directory: Path, trial_options: str, begun: Callable[[], None]) -> Path:

@@ -64,7 +64,7 @@ def test_executed_counts_what_runs() -> None:
 
 
 def trial(folder: Path, number: int, accuracy: float, **parameters: Any) -> Path:
-    """What a trial leaves behind."""
+    """Write what a trial leaves behind."""
     folder = folder / f"trial{number}"
     folder.mkdir(parents=True)
     write_document(folder / "result.json", "result", {

@@ -203,7 +203,7 @@ def test_a_transformer_is_searched_and_derived(name: str, share: str) -> None:
 
 
 def train_transformer(space: HybridSpace, side: int) -> None:
-    """As `train_briefly`, with images that the transformer takes, and with values that make its attentions matter."""
+    """Train as `train_briefly` does, with images that the transformer takes, and values that make its attentions matter."""
     with torch.no_grad():
         for name, parameter in space.named_parameters():
             if "candidates" in name and parameter.ndim <= 1:

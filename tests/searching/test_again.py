@@ -21,7 +21,7 @@ def found(probabilities: dict[str, dict[str, float]]) -> Architecture:
 
 @pytest.fixture
 def likely(tmp_path: Path) -> Path:
-    """A differentiable search that likes ACmix best, and convolution next."""
+    """Write a differentiable search that prefers ACmix, then convolution."""
     row = {"conv": 0.3, "global": 0.1, "acmix_global": 0.6}
     found({slot.name: row for slot in CUED.slots}).save(tmp_path / "architecture.json")
     return tmp_path
@@ -29,7 +29,7 @@ def likely(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def judged(tmp_path: Path) -> Path:
-    """A single-path search that judged three architectures."""
+    """Write a single-path search that judged three architectures."""
     found({}).save(tmp_path / "architecture.json")
     accuracies = {("acmix_global",) * 4: 0.9, BEST: 0.8, ("conv",) * 4: 0.7, ("acmix_global", *BEST[1:]): 0.6}
     ranking = [Ranked(CUED.by_slot(choice), accuracy, {}) for choice, accuracy in accuracies.items()]

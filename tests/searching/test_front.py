@@ -15,7 +15,7 @@ from tests.costs.test_choose import SCORES, TABLE, all_of, problems, score_of
 
 
 def brute(scores: Scores, table: CostTable) -> list[tuple[float, float]]:
-    """(cost, score) of all architectures that no other one beats."""
+    """Return (cost, score) of all architectures that no other one beats."""
     points = {(table.total(choice, "macs"), score_of(scores, choice)) for choice in all_of(scores)}
     return sorted(p for p in points if not any(q[0] <= p[0] * (1 - 2e-6) and q[1] >= p[1] - 1e-9 for q in points))
 

@@ -44,7 +44,7 @@ DATA = DataConfig(image_size=16, batch_size=128)
 
 
 def config(**changes: Any) -> SearchConfig:
-    """A small search; settings of other strategies than the one that is asked for are left out."""
+    """Make the config of a small search. Settings of other strategies than the named one are left out."""
     strategy = changes.setdefault("strategy", "darts")
     own = flat_names(STRATEGIES.get(strategy))
     defaults = {"epochs": 2, "seed": 0, "arc_learning_rate": 0.05, "samples": 3}
@@ -61,14 +61,14 @@ WHOLE = ("data", "recipe")
 
 
 def trained(settings: SearchConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> Supernet:
-    """The supernet of a search, trained."""
+    """Train the supernet of a search."""
     supernet = make_supernet(settings, ImageData(settings.data, settings.recipe.seed))
     train_supernet(settings, supernet, folder, callbacks=callbacks)
     return supernet
 
 
 def score_of(folder: Path) -> float:
-    """What the training in a folder reached on the validation part."""
+    """Return what the training in a folder reached on the validation part."""
     return Fitted.read(read_document(folder / "result.json", "result")).validation
 
 

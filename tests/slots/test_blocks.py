@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 
 def scramble(network: nn.Module) -> nn.Module:
-    """Biases and tables of their own, which start at zero or near it."""
+    """Give biases and tables, which start at zero or near it, values of their own."""
     for name, parameter in network.named_parameters():
         if parameter.ndim < 2 or "table" in name:
             nn.init.normal_(parameter, std=0.5)

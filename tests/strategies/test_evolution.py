@@ -17,7 +17,7 @@ CANDIDATES = {f"s{i}": ("a", "b", "c") for i in range(5)}
 
 
 def score(choice: Mapping[str, str]) -> float:
-    """Additive, with one interaction."""
+    """Score additively, with one interaction."""
     return sum(("abc".index(name) + 1) * (i + 1) for i, name in enumerate(choice.values())) - 9 * (choice["s4"] == choice["s3"])
 
 

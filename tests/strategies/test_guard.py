@@ -21,12 +21,12 @@ from tests.searching.test_run import config
 
 
 def mixed(first: float) -> dict[str, dict[str, float]]:
-    """One operator is first at the first slot, the other at the second."""
+    """Return probabilities in which one operator is first at the first slot, the other at the second."""
     return {"a": {"conv": first, "local": 1 - first}, "b": {"conv": 1 - first, "local": first}}
 
 
 def taken(first: float) -> dict[str, dict[str, float]]:
-    """One operator is first at both slots."""
+    """Return probabilities in which one operator is first at both slots."""
     return {slot: {"conv": first, "local": 1 - first} for slot in "ab"}
 
 
@@ -59,7 +59,7 @@ ACCURACIES = (0.3, 0.5, 0.2, 0.1, 0.1)
 
 @pytest.fixture
 def collapsing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps of the architecture record these accuracies, whatever they see."""
+    """Make the steps of the architecture record these accuracies, whatever they see."""
     real = SearchModule._record
 
     def record(module: SearchModule, part: str, step: Step) -> None:

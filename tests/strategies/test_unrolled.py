@@ -37,7 +37,7 @@ def problem() -> tuple[Mixed, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 def exact(network: Mixed, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], rates: list[float]) -> Tensor:
-    """Through the virtual step, by autograd's second derivatives."""
+    """Differentiate through the virtual step, by autograd's second derivatives."""
     weights = list(network.weights)
     steps = torch.autograd.grad(network.loss(*train, *weights), weights, create_graph=True)
     ahead = [weight - rate * step for weight, rate, step in zip(weights, rates, steps, strict=True)]

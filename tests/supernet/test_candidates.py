@@ -35,7 +35,7 @@ NARROW = ["conv", "patchwise", "acmix_patchwise", "patchwise_k3", "acmix_patchwi
 
 
 def calls(candidates: Candidates, run: object) -> Counter[str]:
-    """How often each stage runs in one call; "dense" is a convolution path that needs no Stage I."""
+    """Count how often each stage runs in one call. "dense" is a convolution path that needs no Stage I."""
     count: Counter[str] = Counter()
     hooks = [
         module.register_forward_hook(lambda m, *_: count.update([type(m).__name__]))
@@ -90,7 +90,7 @@ def test_wide_slots_convolve_the_maps_of_stage_1() -> None:
 
 
 def scrambled(slot: Slot, share: str = "all") -> Candidates:
-    """Candidates of which no weight and no statistic is a default, in evaluation mode."""
+    """Make candidates of which no weight and no statistic is a default, in evaluation mode."""
     candidates = Candidates(slot, share)
     for parameter in candidates.parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -195,7 +195,7 @@ HOMES: dict[str, tuple[Callable[[], Operator | ACmix], str]] = {
 
 
 def starts_as_home(home: Operator | ACmix, operator: str, share: str) -> None:
-    """Up to the normalisation behind it, which starts as none."""
+    """Check that the candidate starts as the home operator, up to its normalisation, which starts as none."""
     for parameter in home.parameters():
         nn.init.normal_(parameter, std=0.5)
     (slot,) = find_slots(nn.Sequential(home.eval()))

@@ -34,7 +34,7 @@ def case(channels: int, dtype: torch.dtype, affine: bool = False, momentum: floa
 
 
 def plainly(maps: list[Tensor], strengths: Tensor, weights: Tensor, norms: list[nn.BatchNorm2d]) -> Tensor:
-    """As the words say it."""
+    """Compute the sum word by word."""
     out = torch.zeros_like(maps[0])
     for row, weight, norm in zip(strengths, weights, norms, strict=True):
         out = out + weight * norm(sum(strength * x for strength, x in zip(row, maps, strict=True)))
@@ -42,7 +42,7 @@ def plainly(maps: list[Tensor], strengths: Tensor, weights: Tensor, norms: list[
 
 
 def found(run: Any, of: dict[str, Any]) -> list[Tensor]:
-    """The output, the gradients of everything, and the running statistics."""
+    """Return the output, the gradients of everything, and the running statistics."""
     mine = copy.deepcopy(of)
     leaves = [*mine["maps"], mine["strengths"], mine["weights"]]
     for leaf in leaves:

@@ -18,7 +18,10 @@ FIRST, SECOND, THIRD = (slot.name for slot in SLOTS)
 
 
 def perturbation(monkeypatch: pytest.MonkeyPatch, accuracy: Any) -> tuple[Perturbation, list[dict[str, dict[str, float]]]]:
-    """One whose accuracy is a function of the weights that stand at the slots; and the weights that it was asked for."""
+    """Make a perturbation whose accuracy is a function of the weights at the slots.
+
+    Return it, and a list of the weights that it asks for.
+    """
     asked: list[dict[str, dict[str, float]]] = []
 
     def measure(self: Perturbation) -> float:

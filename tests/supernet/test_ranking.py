@@ -55,7 +55,7 @@ def every() -> list[dict[str, str]]:
 
 
 def derived(network: nn.Module, choice: dict[str, str]) -> nn.Module:
-    """Network by network, without anything shared."""
+    """Derive network by network, without anything shared."""
     for slot in SLOTS:
         put(network, slot.name, network.get_submodule(slot.name).candidates.derive(choice[slot.name]))  # type: ignore[union-attr,operator]
     return network.eval()

@@ -13,11 +13,11 @@ from acmix_nas.util.registry import Registry
 
 
 def first() -> None:
-    """Stands for a thing."""
+    """Stand for a thing."""
 
 
 def second() -> None:
-    """Stands for another."""
+    """Stand for another."""
 
 
 def test_a_registered_thing_is_found_by_its_name() -> None:

@@ -58,7 +58,7 @@ def test_what_a_job_raises_is_raised_here() -> None:
 
 
 def stubborn(file: Path) -> None:
-    """As Lightning takes it: the signal ends this training, and the next begins."""
+    """Treat the signal as Lightning does: it ends this training, and the next begins."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("no more"))
     with file.open("a") as log:
         log.write("began\n")

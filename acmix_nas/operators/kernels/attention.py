@@ -71,7 +71,10 @@ class _SlideFunction(torch.autograd.Function):
 
 
 def _of_positions(of_k: Tensor, p: Tensor) -> Tensor:
-    """What reaches the positions, which are taken off every key: (B, H, W, C) → (pixels, D). One sum at a time is faster."""
+    """Sum what reaches the positions, which are taken off every key: (B, H, W, C) → (pixels, D).
+
+    One sum at a time is faster.
+    """
     of_p: Tensor = -of_k.sum(0).unflatten(-1, (-1, p.shape[-1])).sum(2).flatten(0, 1)
     return of_p
 
@@ -80,7 +83,7 @@ def slide(
     maps: Tensor, p: Tensor | None, table: Tensor | None, heads: int, rows: Axis, columns: Axis,
     window: int, stride: int, dilation: int,
 ) -> Tensor:  # fmt: skip
-    """Attention over the K×K neighbours of every pixel (equation 10).
+    """Attend to the K×K neighbours of every pixel (equation 10).
 
     Args:
         maps: (B, 3C, H, W), channels_last.
@@ -159,14 +162,14 @@ class _TilesFunction(torch.autograd.Function):
 
 
 def _places(maps: Tensor, kv: Tensor | None, channels: int, reduced: bool) -> list[ctypes.c_void_p]:
-    """Where q, k and v begin."""
+    """Return pointers to the begin of q, k and v."""
     if reduced:
         return [at(maps), at(kv), at(kv, channels)]
     return [at(maps, number * channels) for number in range(3)]
 
 
 def tiles(maps: Tensor, kv: Tensor | None, p: Tensor | None, bias: Tensor | None, heads: int, layout: Layout) -> Tensor:
-    """Attention of every query of a tile to every key of it that a mask leaves (equations 19 to 21).
+    """Attend from every query of a tile to every key of it that a mask leaves (equations 19 to 21).
 
     Args:
         maps: (B, 3C, H, W), channels_last.

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels, from the user's cache where this machine has compiled them before; None where it cannot."""
+    """Return the compiled kernels, from the user's cache where this machine has compiled them before. None where it cannot."""
     if os.environ.get(SWITCH) == "0":
         return None
     failures = []
@@ -74,7 +74,7 @@ def _compiled(compiler: str) -> Path:
 
 
 def runs_on(maps: Tensor) -> bool:
-    """Whether the kernels can take these maps: on the CPU, float32 or under autocast, and no graph is being made of them."""
+    """Return whether the kernels take these maps: on the CPU, float32 or under autocast, and outside of any graph's making."""
     if maps.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing() or detect_fake_mode() is not None:
         return False
     lower = maps.dtype in (torch.bfloat16, torch.float16) and torch.is_autocast_enabled("cpu")
@@ -82,7 +82,7 @@ def runs_on(maps: Tensor) -> bool:
 
 
 def at(tensor: Tensor | None, skip: int = 0) -> ctypes.c_void_p:
-    """Where the data of a tensor begin, or so many elements later; NULL for None."""
+    """Return a pointer to the data of a tensor, or to so many elements later. It is NULL for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr() + skip * tensor.element_size())
 
 
@@ -97,6 +97,6 @@ def call(name: str, *arguments: Any) -> None:
 
 
 def build() -> str:
-    """Which kernels run: the name of the compiled file, or "none"."""
+    """Return which kernels run: the name of the compiled file, or "none"."""
     found = library()
     return "none" if found is None else Path(found._name).stem

@@ -27,7 +27,7 @@ MOST_MAPS = 16
 
 
 def _mixture(maps: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> _Mixture:
-    """Maps (B, H, W, C); it keeps alive what it points to."""
+    """Describe maps (B, H, W, C) to C. It keeps alive what it points to."""
     numbers = (ctypes.c_int * (2 * len(pairs)))(*(index for pair in pairs for index in pair))
     of = _Mixture(len(maps), len(pairs), maps[0].shape[3], maps[0][..., 0].numel())
     of.pair, of.map = ctypes.addressof(numbers), ctypes.addressof(places := _each(maps))
@@ -82,7 +82,9 @@ class _CombineFunction(torch.autograd.Function):
 
 
 def moments(maps: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Means and variances (maps, C), without Bessel's correction, and covariances of pairs of maps (pairs, C), in one pass.
+    """Compute means and variances (maps, C), and covariances of pairs of maps (pairs, C), in one pass.
+
+    The variances are without Bessel's correction.
 
     Args:
         maps: at most `MOST_MAPS`, each (B, C, H, W).
@@ -92,7 +94,7 @@ def moments(maps: Sequence[Tensor], pairs: Sequence[tuple[int, int]]) -> tuple[T
 
 
 def combine(maps: Sequence[Tensor], factors: Tensor, shift: Tensor) -> Tensor:
-    """Σ factor · map + shift, (B, C, H, W), of factors (maps, C) and a shift (C), in one pass."""
+    """Compute Σ factor · map + shift, (B, C, H, W), of factors (maps, C) and a shift (C), in one pass."""
     out: Tensor = _CombineFunction.apply(factors.contiguous(), shift.contiguous(), *_pixels_last(maps))
     return out.permute(0, 3, 1, 2)
 

@@ -88,7 +88,7 @@ class Outcome:
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> Outcome:
-        """Of what `asdict` gave."""
+        """Read what `asdict` gave."""
         handed = {name: Handed(**{**one, "choice": tuple(one["choice"])}) for name, one in content.get("handed", {}).items()}
         scores, inherited = (tuple(content[name]) for name in ("scores", "inherited"))
         warm = {int(i): accuracy for i, accuracy in content.get("warm", {}).items()}
@@ -150,12 +150,12 @@ def outcome_of(table: Table, strategy: str, seed: int, warm: int = 0) -> Outcome
 
 
 def budgets(table: Table) -> list[Mapping[str, float]]:
-    """Those under which searches are judged: none, and the space's own."""
+    """Return the budgets under which searches are compared: none, and the space's own."""
     return [{}, table.space.budget] if table.space.budget else [{}]
 
 
 def check_strategies(names: Sequence[str], space: Space) -> None:
-    """Whether these can be assessed on a space.
+    """Check that these can be assessed on a space.
 
     Raises:
         UserError: naming the one that cannot; random search needs no name, since every table has it.
@@ -170,7 +170,7 @@ def check_strategies(names: Sequence[str], space: Space) -> None:
 
 
 def check_budget(space: Space, choices: Sequence[Choice]) -> None:
-    """Whether any of what is to be trained is within the space's budget.
+    """Check that any of the architectures to train is within the space's budget.
 
     Raises:
         UserError: where none is.
@@ -191,7 +191,7 @@ def assess(
         seeds: 0 to seeds − 1.
         path: the JSON file.
         workers: processes, of one thread each, as the table's trainings had.
-        warm: so many random architectures are trained on from what each search's supernet gives them, to judge its ranking by.
+        warm: so many random architectures are trained on from what each search's supernet gives them, to measure its ranking.
 
     Raises:
         UserError: where the file is of another space, or a number has no meaning.
@@ -224,7 +224,7 @@ def assess(
 
 
 def _shape(config: SearchConfig) -> dict[str, Any]:
-    """Epochs of a search, of its warm-up, and how its warm race goes."""
+    """Return the epochs of a search and of its warm-up, and the settings of its warm race."""
     shape: dict[str, Any] = {"epochs": config.recipe.epochs, "warmup": config.method.warmup(config.recipe.epochs)}
     if config.warm:
         race = {"epochs": config.race.epochs, "lr": config.race.lr, "cut": config.race_cut, "apart": config.apart}
@@ -257,12 +257,12 @@ class Row:
 
 
 def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) -> list[Row]:
-    """Every strategy, without a budget and under the space's own; before each, random search.
+    """Compare every strategy with random search, without a budget and under the space's own. Random search comes first.
 
-    A strategy stands there alone, with a race from scratch, and with a warm one where it had one. Of a warm race the network
-    that it hands over is judged, and of the random search beside it the network that it has trained. The times of strategies
-    differ, and so do those of random search: each has the mean time of the strategy below it. A race from scratch is read from
-    the table: the validation accuracy of one of its seeds decides, and its seconds are counted.
+    A strategy stands there alone, with a race from scratch, and with a warm race where it had one. A warm race counts with the
+    network that it hands over, and the random search beside it with the network that it has trained. Each random search has
+    the mean time of the strategy below it. A race from scratch is read from the table: the validation accuracy of one of its
+    seeds decides, and its seconds are counted.
     """
     made = []
     distance = table.space.config.distance(len(table.space.slots))
@@ -301,16 +301,16 @@ def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) 
 
 
 def best_of(table: Table, scores: Sequence[float], budget: Mapping[str, float], count: int, apart: int = 1) -> list[Choice]:
-    """The architectures within the budget that score highest, and differ in so many slots."""
+    """Return the architectures within the budget that score highest, and differ in so many slots."""
     met = [(score, choice) for score, choice in zip(scores, table.choices, strict=True) if table.fits(choice, budget)]
     ranking = (table.space.by_slot(choice) for _, choice in sorted(met, key=lambda pair: -pair[0]))
     return [table.space.in_order(slots) for slots in finalists_of(ranking, count, apart)]
 
 
 def race(table: Table, choices: Sequence[Choice], seed: int) -> tuple[Choice, float]:
-    """The best of several by the validation accuracy of one training each, cut at half-time as a search's race is; its seconds.
+    """Return the best of several by the validation accuracy of one training each, and the seconds of these trainings.
 
-    Of one alone nothing is trained.
+    The trainings are cut at half-time, as a search's race is. One architecture alone is not trained.
     """
     if len(choices) == 1:
         return choices[0], 0.0
@@ -328,7 +328,7 @@ def race(table: Table, choices: Sequence[Choice], seed: int) -> tuple[Choice, fl
 
 
 def random_searches(table: Table, budget: Mapping[str, float], seconds: float) -> list[tuple[Choice, int]]:
-    """What many random searches find: architectures within the budget, without repetition, trained until the time is up.
+    """Return what many random searches find: architectures within the budget, drawn once each, trained until the time is up.
 
     At least one is trained. The best is taken by its validation accuracy under one seed, which is given too.
     """
@@ -350,31 +350,31 @@ def random_searches(table: Table, budget: Mapping[str, float], seconds: float) -
 
 
 def interval_of(values: Sequence[float], searches: int) -> Interval:
-    """The mean; 95 % of the means of so many of the values lie within the interval."""
+    """Return the mean, and the interval of 95 % of the means of so many of the values."""
     generator = random.Random(0)
     means = [float(np.mean(generator.choices(values, k=searches))) for _ in range(DRAWS)]
     return Interval.of(float(np.mean(values)), means)
 
 
 def dearest(table: Table) -> float:
-    """Seconds of the longest training."""
+    """Return the seconds of the longest training."""
     return max(map(table.seconds, table.choices))
 
 
 def agreement(found: Sequence[Choice]) -> float:
-    """Share of slots on which two searches agree, mean over pairs; NaN of one search."""
+    """Compute the share of slots on which two searches agree, mean over pairs. One search gives NaN."""
     pairs = len(found) * (len(found) - 1)
     equal = [sum(times * (times - 1) for times in Counter(column).values()) for column in zip(*found, strict=True)]
     return float(np.mean(equal)) / pairs if pairs else float("nan")
 
 
 def shares(found: Sequence[Choice]) -> dict[str, float]:
-    """How often each was found, most often first."""
+    """Return how often each was found, most often first."""
     return {" ".join(choice): times / len(found) for choice, times in Counter(found).most_common()}
 
 
 def named(budget: Mapping[str, float]) -> str:
-    """A budget, in words."""
+    """Return a budget, in words."""
     return ", ".join(f"{name} ≤ {limit:,.0f}" for name, limit in budget.items()) or NO_BUDGET
 
 
@@ -401,7 +401,7 @@ class Ranks:
 
 
 def ranks(table: Table, outcomes: Sequence[Outcome]) -> list[Ranks]:
-    """Every strategy's."""
+    """Return the ranks of every strategy."""
     truth = [table.accuracy(choice) for choice in table.choices]
     top = [table.choices.index(choice) for choice in table.top()]
     best = [truth[i] for i in top]
@@ -453,9 +453,9 @@ def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen
         for one in ranks(table, outcomes)
     ]  # fmt: skip
     said = (
-        f"{seeds} seeds; {len(table.choices)} architectures, {len(table.seeds)} trainings each; a training alone strays by "
-        f"{100 * table.noise():.2f} points; noise ceiling of τ {table.ceiling()}, "
-        f"in the best third {table.ceiling(among=table.top())}; the dearest training takes {dearest(table):.0f} s. "
+        f"{seeds} seeds. {len(table.choices)} architectures, {len(table.seeds)} trainings each. A training alone strays by "
+        f"{100 * table.noise():.2f} points. Noise ceiling of τ: {table.ceiling()}, "
+        f"in the best third {table.ceiling(among=table.top())}. The dearest training takes {dearest(table):.0f} s. "
         f"A race is among {FINALISTS}. Accuracy (test part) and regret are in points."
     )
     parts = [f"<!-- {provenance()['made_by']}, {provenance()['date']} -->", said]
@@ -465,11 +465,11 @@ def report(table: Table, outcomes: Sequence[Outcome], path: Path) -> list[Screen
 
 
 def trained_on(ranks: Ranks) -> str:
-    """What is known of trainings that go on from inherited weights."""
+    """Return what is known of trainings that go on from inherited weights."""
     return "–" if ranks.warm is None else f"{ranks.warm}; {ranks.at_random:.1%} at random"
 
 
 def points(interval: Interval) -> str:
-    """In hundredths."""
+    """Format an interval in hundredths."""
     value, low, high = (round(100 * number, 2) + 0.0 for number in interval)  # no −0.00
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"

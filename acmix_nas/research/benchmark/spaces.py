@@ -64,17 +64,17 @@ class Space:
 
     @property
     def backbone(self) -> nn.Module:
-        """As it stands before anything is chosen, made anew."""
+        """Return the backbone before anything is chosen, made anew."""
         return self._open()[0]
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image."""
+        """Return (channels, height, width) of an image."""
         return (3, self.config.data.image_size, self.config.data.image_size)
 
     @cached_property
     def slots(self) -> list[Slot]:
-        """The slots, in order."""
+        """Return the slots, in order."""
         return self._open()[1]
 
     def _open(self) -> tuple[nn.Module, list[Slot]]:
@@ -84,30 +84,30 @@ class Space:
 
     @cached_property
     def costs(self) -> CostTable:
-        """Every operator at every slot: multiply-adds, parameters, and what else the budget names, if it is counted."""
+        """Count every operator at every slot: multiply-adds, parameters, and what else the budget names, if it is counted."""
         counted = [name for name in self.budget if not COSTS.get(name).measured]
         return CostTable.of(self.backbone, self.slots, self.input_size, [*COUNTED, *counted])
 
     def latencies(self, device: str | None = None) -> CostTable:
-        """Latencies of single images on this machine; see `acmix_nas.deploy.latency.Latency`."""
+        """Measure latencies of single images on this machine. See `acmix_nas.deploy.latency.Latency`."""
         return CostTable.of(self.backbone, self.slots, self.input_size, [Latency(device=device)])
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the trainings depend on, as JSON holds it."""
+        """Return what the trainings depend on, as JSON holds it."""
         content = json.loads(json.dumps({**asdict(self.config), "recipe": asdict(self.config.alone)}))
         return {name: content[name] for name in SETTINGS}
 
     @property
     def size(self) -> int:
-        """How many architectures there are."""
+        """Return how many architectures there are."""
         number = 1
         for slot in self.slots:
             number *= len(slot.candidates)
         return number
 
     def choices(self, sample: int | None = None, seed: int = 0) -> list[Choice]:
-        """Every architecture, the first slot varying slowest; or so many different ones, drawn uniformly.
+        """Return every architecture, the first slot varying slowest, or so many different ones, drawn uniformly.
 
         Raises:
             UserError: where more are asked for than there are.
@@ -122,19 +122,19 @@ class Space:
         return list(drawn)
 
     def by_slot(self, choice: Sequence[str]) -> dict[str, str]:
-        """Slot → operator."""
+        """Return slot → operator."""
         return {slot.name: operator for slot, operator in zip(self.slots, choice, strict=True)}
 
     def in_order(self, slots: Mapping[str, str]) -> Choice:
-        """The operators of an architecture, in the order of the slots."""
+        """Return the operators of an architecture, in the order of the slots."""
         return tuple(slots[slot.name] for slot in self.slots)
 
     def cost(self, choice: Sequence[str]) -> dict[str, float]:
-        """Every cost that is counted, of the whole network."""
+        """Return every cost that is counted, of the whole network."""
         return self.costs.of_architecture(self.by_slot(choice))
 
     def ends(self) -> dict[str, tuple[float, float, float]]:
-        """Cost → its least, its middle (the median, of 10,000 random architectures where there are more) and largest.
+        """Return cost → its least, middle and largest. The middle is the median, of 10,000 random architectures at most.
 
         The ends are exact: a cost is a sum over slots.
         """
@@ -146,7 +146,7 @@ class Space:
         return found
 
     def architecture(self, choice: Sequence[str]) -> Architecture:
-        """As a file holds it."""
+        """Return an architecture as a file holds it."""
         config = self.config
         data = {"name": config.data.name, "num_classes": self.num_classes, "image_size": config.data.image_size}
         return Architecture(
@@ -160,12 +160,12 @@ class Space:
         )
 
     def images(self, seed: int) -> DataConfig:
-        """The images under a seed, which draws them where they are drawn at all."""
+        """Return the images under a seed, which draws them where they are drawn at all."""
         data = self.config.data
         return replace(data, data_seed=seed) if reader_of(data).drawn else data
 
     def alone(self, seed: int) -> Recipe:
-        """How one architecture is trained."""
+        """Return how one architecture is trained."""
         return replace(self.config.alone, seed=seed)
 
     def search(self, strategy: str, seed: int) -> SearchConfig:
@@ -207,7 +207,7 @@ NAMED = {space.name: space for space in (CUED, CUED_SHAPES)}
 
 
 def space_of(text: str) -> Space:
-    """The space of this name, or of the settings of a search: its folder.
+    """Return the space of this name, or of the settings of a search, given by its folder.
 
     Raises:
         UserError: where it is neither.

@@ -34,7 +34,7 @@ PARTS = ("validation", "test")
 
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> float:
-    """Kendall's τ-b of two rankings; NaN where one of them is constant."""
+    """Compute Kendall's τ-b of two rankings. NaN where one of them is constant."""
     return float(kendalltau(first, second).statistic)
 
 
@@ -57,12 +57,12 @@ class Run:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """As a line of a file holds it."""
+        """Return the run as a line of a file holds it."""
         return {**asdict(self), "choice": " ".join(self.choice)}
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> Run:
-        """What `as_json` gave."""
+        """Read what `as_json` gave."""
         lists = {part: tuple(content[part]) for part in PARTS}
         return cls(tuple(content["choice"].split()), content["seed"], lists["validation"], lists["test"], content["seconds"])
 
@@ -83,7 +83,7 @@ class Latencies:
 
     @classmethod
     def measured(cls, space: Space) -> Latencies:
-        """Of a space, on this machine's CPU."""
+        """Measure the latencies of a space, on this machine's CPU."""
         table = space.latencies("cpu")
         operators = {slot: {name: costs["latency"] for name, costs in row.items()} for slot, row in table.costs.items()}
         made = {**provenance(), "machine": device_name(torch.device("cpu")), "threads": torch.get_num_threads()}
@@ -111,7 +111,7 @@ class Table:
             raise UserError("runs must hold at least one training; train first")
 
     def of(self, space: Space) -> Table:
-        """The same runs, read as those of a space that also says how it is searched.
+        """Return the same runs, read as those of a space that also says how it is searched.
 
         Raises:
             UserError: where they are of another one.
@@ -122,7 +122,7 @@ class Table:
 
     @cached_property
     def by_choice(self) -> dict[Choice, list[Run]]:
-        """Architecture → its runs, by seed."""
+        """Return architecture → its runs, by seed."""
         found: dict[Choice, list[Run]] = {}
         for run in sorted(self.runs, key=lambda run: run.seed):
             found.setdefault(run.choice, []).append(run)
@@ -130,21 +130,21 @@ class Table:
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """The architectures that were trained, in the order of the space."""
+        """Return the architectures that were trained, in the order of the space."""
         order = {choice: i for i, choice in enumerate(self.space.choices())} if self.space.size < 10**6 else {}
         return sorted(self.by_choice, key=lambda choice: order.get(choice, 0))
 
     def seconds(self, choice: Sequence[str]) -> float:
-        """What one training takes: the least over seeds, since whatever else the machine does only adds to it."""
+        """Return the seconds of one training: the least over seeds, since whatever else the machine does only adds to it."""
         return min(run.seconds for run in self.by_choice[tuple(choice)])
 
     @property
     def seeds(self) -> list[int]:
-        """Those under which every architecture was trained."""
+        """Return the seeds under which every architecture was trained."""
         return sorted(set.intersection(*({run.seed for run in runs} for runs in self.by_choice.values())))
 
     def accuracy(self, choice: Sequence[str], part: str = "test", seed: int | None = None, epoch: int = -1) -> float:
-        """The accuracy of an architecture, from 0 to 1; of all seeds the mean.
+        """Return the accuracy of an architecture, from 0 to 1. Without a seed it is the mean over seeds.
 
         Args:
             epoch: an index into the epochs; −1 is the last.
@@ -166,21 +166,21 @@ class Table:
         return float(np.mean([getattr(run, part)[epoch] for run in runs]))
 
     def accuracies(self, part: str = "test", seed: int | None = None, epoch: int = -1) -> dict[Choice, float]:
-        """Architecture → accuracy."""
+        """Return architecture → accuracy."""
         return {choice: self.accuracy(choice, part, seed, epoch) for choice in self.choices}
 
     @cached_property
     def costs(self) -> CostTable:
-        """The costs of the space, and latencies where they were measured."""
+        """Return the costs of the space, and latencies where they were measured."""
         costs, latencies = self.space.costs, self.latencies
         return costs if latencies is None else costs.added("latency", Entries(latencies.operators, latencies.rest))
 
     def cost(self, choice: Sequence[str]) -> dict[str, float]:
-        """Cost → its value, of the whole network: multiply-adds, parameters and, where it was measured, latency."""
+        """Return cost → its value, of the whole network: multiply-adds, parameters and, where it was measured, latency."""
         return self.costs.of_architecture(self.space.by_slot(choice))
 
     def fits(self, choice: Sequence[str], budget: Mapping[str, float]) -> bool:
-        """Whether an architecture keeps within every limit.
+        """Return whether an architecture keeps within every limit.
 
         Raises:
             UserError: for a limit on something that the table does not know.
@@ -195,7 +195,7 @@ class Table:
         return within(self.costs, budget, self.space.by_slot(choice))
 
     def within(self, budget: Mapping[str, float] | None) -> list[Choice]:
-        """The architectures that meet every limit.
+        """Return the architectures that meet every limit.
 
         Raises:
             UserError: where none does; the message names the cheapest.
@@ -208,11 +208,11 @@ class Table:
         return met
 
     def best(self, budget: Mapping[str, float] | None = None, part: str = "test") -> Choice:
-        """The architecture of the highest accuracy under a budget."""
+        """Return the architecture of the highest accuracy under a budget."""
         return max(self.within(budget), key=lambda choice: self.accuracy(choice, part))
 
     def regret(self, choice: Sequence[str], budget: Mapping[str, float] | None = None) -> float:
-        """How much test accuracy is lost against the best under the budget, by means over seeds.
+        """Return how much test accuracy is lost against the best under the budget, by means over seeds.
 
         Raises:
             UserError: where the architecture does not meet the budget.
@@ -222,7 +222,9 @@ class Table:
         return self.accuracy(self.best(budget)) - self.accuracy(choice)
 
     def ceiling(self, part: str = "test", among: Iterable[Choice] | None = None) -> Interval:
-        """Kendall's τ between the rankings of two seeds, mean over pairs: what no method can be expected to exceed by much.
+        """Compute Kendall's τ between the rankings of two seeds, mean over pairs.
+
+        No method can be expected to exceed it by much.
 
         The interval is a bootstrap's over architectures. NaN with one seed.
         """
@@ -233,17 +235,17 @@ class Table:
         return bootstrap(_mean_tau, rows)
 
     def noise(self, part: str = "test") -> float:
-        """The standard deviation of one training's accuracy about its architecture's mean, pooled over architectures."""
+        """Compute the standard deviation of one training's accuracy about its architecture's mean, over all architectures."""
         rows = [[self.accuracy(choice, part, seed) for seed in self.seeds] for choice in self.choices]
         return float(np.sqrt(np.var(rows, axis=1, ddof=1).mean())) if len(self.seeds) > 1 else float("nan")
 
     def top(self, share: float = 1 / 3, part: str = "test") -> list[Choice]:
-        """The best share of the architectures, best first."""
+        """Return the best share of the architectures, best first."""
         ranked = sorted(self.choices, key=lambda choice: -self.accuracy(choice, part))
         return ranked[: max(1, round(len(ranked) * share))]
 
     def stability(self, part: str = "test") -> list[float]:
-        """Kendall's τ of the ranking after every epoch with the last one's, by means over seeds."""
+        """Compute Kendall's τ of the ranking after every epoch with the last one's, by means over seeds."""
         epochs = len(self.runs[0].test)
         last = list(self.accuracies(part).values())
         return [kendall(list(self.accuracies(part, epoch=epoch).values()), last) for epoch in range(epochs)]
@@ -296,7 +298,7 @@ def _mean_tau(rows: Any) -> float:
 
 
 def shipped(name: str = "cued") -> Table:
-    """A table that comes with the package.
+    """Load a table that comes with the package.
 
     Raises:
         UserError: where there is none of this name.

@@ -1,4 +1,4 @@
-"""Training every architecture of a space alone, or a sample, several seeds each: the table that searches are judged by."""
+"""Training every architecture of a space alone, or a sample, several seeds each: the table that searches are measured by."""
 
 from __future__ import annotations
 
@@ -57,8 +57,11 @@ def _images(config: DataConfig, seed: int) -> ImageData:
 
 
 def spent() -> float:
-    """Seconds, of which differences count: what this process has computed, where it does so on the CPU with one thread, and so
-    without that in which other programs had its core; else the clock's."""
+    """Return seconds, of which differences count.
+
+    They are what this process has computed, where it computes on the CPU with one thread: the time in which other programs had
+    its core is left out. Elsewhere they are the clock's.
+    """
     alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
     return process_time() if alone else perf_counter()
 
@@ -140,7 +143,7 @@ def tabulate(
 
 
 def retime(table: Table, workers: int = 2, progress: bool = True) -> Table:
-    """The same accuracies with the seconds that trainings take now: the lesser of two epochs, times their number."""
+    """Return the same accuracies with the seconds that trainings take now: the lesser of two epochs, times their number."""
     short = replace(table.space.config, race_epochs=1, recipe=replace(table.space.config.recipe, warmup_epochs=0))
     space = replace(table.space, config=short)
     asked = [(space, choice, 0) for choice in table.choices for _ in range(2)]

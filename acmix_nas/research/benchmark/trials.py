@@ -51,13 +51,13 @@ class TableEvaluator(Evaluator):
         self.trained: dict[Choice, float] = {}
 
     def evaluate(self, model: object) -> float:  # noqa: ARG002
-        """NNI's hook: report the accuracy of the trial's architecture."""
+        """Report the accuracy of the trial's architecture (NNI's hook)."""
         accuracy = self.accuracy(nni.get_current_parameter().sample)
         nni.report_final_result(accuracy)
         return accuracy
 
     def accuracy(self, slots: Mapping[str, str]) -> float:
-        """Of slot → operator."""
+        """Return the accuracy of slot → operator."""
         choice = self.table.space.in_order(slots)
         if not self.table.fits(choice, self.budget):
             return 0.0
@@ -84,7 +84,10 @@ STRATEGIES: Mapping[str, Callable[[Table, Mapping[str, float], int], Strategy | 
 
 
 def queries(table: Table, strategy: Strategy | Tuner, budget: Mapping[str, float]) -> int | None:
-    """Trainings until the best architecture within the budget (by validation accuracy) is asked for; None where it never is."""
+    """Count trainings until the best architecture within the budget is asked for. Return None where it never is.
+
+    The best is that of the highest validation accuracy.
+    """
     evaluator = TableEvaluator(table, budget, until=table.best(budget, "validation"))
     with suppress(Found, nni.NoMoreTrialError):
         if isinstance(strategy, Tuner):
@@ -107,7 +110,7 @@ def _space(table: Table) -> HybridSpace:
 
 @contextmanager
 def quiet_nni() -> Iterator[None]:
-    """Silences NNI, which takes the end of a search for a failure, and says what it does about duplicates."""
+    """Silence NNI, which takes the end of a search for a failure, and says what it does about duplicates."""
     logger = logging.getLogger("nni")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -130,7 +133,9 @@ def report(table: Table, runs: int, path: Path) -> Screen:
 
 
 def queries_of(table: Table, name: str, budget: Mapping[str, float], runs: int = 100) -> tuple[Interval, int]:
-    """Median number of trainings over so many seeds with a bootstrap interval, and how many runs never found the best.
+    """Return the median number of trainings over so many seeds, and how many runs never found the best.
+
+    The interval is a bootstrap's.
 
     A run that never did counts as all architectures within the budget and one more.
     """

@@ -98,12 +98,12 @@ class Comparison:
 
     @property
     def measures(self) -> list[str]:
-        """What its ratios need."""
+        """Return the measures that its ratios need."""
         return [measure for measure in (FAULT_FREE, DEFAULT, MEMORY) if any(measure in ratio.bounds for ratio in self.ratios)]
 
     @property
     def weighed(self) -> list[str]:
-        """The subjects whose memory its ratios need."""
+        """Return the subjects whose memory its ratios need."""
         names = [name for ratio in self.ratios if MEMORY in ratio.bounds for name in (ratio.over, *ratio.under)]
         return list(dict.fromkeys(names))
 
@@ -113,11 +113,11 @@ SMALL = {"channels": 16, "side": 8}
 
 
 def operators(shapes: Shapes = SHAPES, batches: tuple[int, int] = (BATCH, 32)) -> list[Comparison]:
-    """K = 7, N = 4."""
+    """Compare operators, K = 7, N = 4."""
     batch, large = batches
 
     def at_shapes(kinds: Mapping[str, str], train: bool = True, **arguments: Any) -> list[Point]:
-        """The kinds (subject → kind) at every shape."""
+        """Return a point with the kinds (subject → kind) at every shape."""
         return [
             Point(
                 f"{channels} × {side}×{side}",
@@ -174,7 +174,7 @@ def operators(shapes: Shapes = SHAPES, batches: tuple[int, int] = (BATCH, 32)) -
 
 
 def supernet(shapes: Shapes = SHAPES, batch: int = BATCH) -> list[Comparison]:
-    """A slot under a softmax of its candidates; "share all" is what a search uses, "share none" is NNI's stock way."""
+    """Compare a slot under a softmax of its candidates. "share all" is what a search uses, "share none" is NNI's stock way."""
     kinds: dict[str, tuple[str, dict[str, str]]] = {
         f"share {share}": ("candidates", {"share": share}) for share in ("all", "attention", "none")
     }  # fmt: skip
@@ -198,7 +198,7 @@ def supernet(shapes: Shapes = SHAPES, batch: int = BATCH) -> list[Comparison]:
 
 
 def search(side: int = 64, batch: int = 8, channels: Sequence[int] = (64, 128, 256, 512)) -> list[Comparison]:
-    """The architecture's half and the weights' half of a step, without the optimizers."""
+    """Compare the architecture's half and the weights' half of a step, without the optimizers."""
     forms = {"share all": ("all", False), "share none": ("none", False), "NNI's loop, share none": ("none", True)}
     subjects = {
         name: Spec(
@@ -223,7 +223,7 @@ def search(side: int = 64, batch: int = 8, channels: Sequence[int] = (64, 128, 2
 def deploy(
     networks: Sequence[str] = NETWORKS, side: int = 224, batches: Sequence[int] = (1, 8), **arguments: Any
 ) -> list[Comparison]:
-    """`acmix_nas.deploy.fusion` against the network as it was trained; `arguments` are of timm's networks."""
+    """Compare `acmix_nas.deploy.fusion` with the network as it was trained. `arguments` are of timm's networks."""
     points = []
     for name in networks:
         for batch in batches:

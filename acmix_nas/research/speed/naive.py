@@ -43,7 +43,7 @@ class NaiveACmix(nn.Module):
     @classmethod
     @torch.no_grad()
     def from_ours(cls, acmix: ACmix) -> NaiveACmix:
-        """The same function with a copy of the weights.
+        """Make the same function with a copy of the weights.
 
         Args:
             acmix: on local attention with reflected borders and linear positions, with a bias in Stage I.
@@ -72,7 +72,7 @@ class NaiveACmix(nn.Module):
         return self.alpha * self.attend(q, k, v) + self.beta * self.convolve(q, k, v)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Equation 10 with the logits q_i · (k_j + p_i − p_j) / √D."""
+        """Attend by equation 10, with the logits q_i · (k_j + p_i − p_j) / √D."""
         height, width = q.shape[2:]
         columns = torch.linspace(-1, 1, width, device=q.device, dtype=q.dtype).expand(height, width)
         rows = torch.linspace(-1, 1, height, device=q.device, dtype=q.dtype)[:, None].expand(height, width)
@@ -85,11 +85,11 @@ class NaiveACmix(nn.Module):
         return out.reshape(-1, self.heads * self.head_dim, *out.shape[2:])
 
     def neighbours(self, maps: Tensor) -> Tensor:
-        """(B, D, H, W) → (B, D, K², Ho, Wo)."""
+        """Unfold (B, D, H, W) → (B, D, K², Ho, Wo)."""
         return _unfold(self.pad(maps), self.window, self.stride)
 
     def convolve(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Equations 7 and 8: fc of the 3N maps, then the group convolution that shifts and sums."""
+        """Convolve by equations 7 and 8: fc of the 3N maps, then the group convolution that shifts and sums."""
         batch, _, height, width = q.shape
         maps = torch.cat([x.reshape(batch, self.heads, self.head_dim, -1) for x in (q, k, v)], dim=1)  # (B, 3N, D, H · W)
         light = self.fc(maps).transpose(1, 2)  # (B, D, k², H · W)
@@ -100,7 +100,7 @@ class NaiveACmix(nn.Module):
 class NaivePatchwise(nn.Module):
     """Patchwise attention in SAN's form (equation 18, appendix C): the query and its K² keys unfolded into one long map.
 
-    H and W must be larger than K // 2, as of `NaiveACmix`.
+    H and W must be larger than K // 2, as for `NaiveACmix`.
 
     Args:
         share: channels of values that share their weights.
@@ -126,7 +126,7 @@ class NaivePatchwise(nn.Module):
     @classmethod
     @torch.no_grad()
     def from_ours(cls, attention: PatchwiseAttention) -> NaivePatchwise:
-        """The same function with a copy of the weights and running statistics; Stage I must have a bias."""
+        """Make the same function with a copy of the weights and running statistics. Stage I must have a bias."""
         path, projection = attention.path, attention.projection
         assert isinstance(path, PatchwisePath)
         assert isinstance(projection, Projection)
@@ -151,7 +151,7 @@ class NaivePatchwise(nn.Module):
 
 
 def _unfold(padded: Tensor, window: int, stride: int) -> Tensor:
-    """(B, C, Hp, Wp) → (B, C, K², Ho, Wo)."""
+    """Unfold (B, C, Hp, Wp) → (B, C, K², Ho, Wo)."""
     height, width = ((size - window) // stride + 1 for size in padded.shape[2:])
     return F.unfold(padded, window, stride=stride).reshape(*padded.shape[:2], window**2, height, width)
 

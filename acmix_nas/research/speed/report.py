@@ -41,7 +41,7 @@ class Measured:
 
     @property
     def shown(self) -> str:
-        """For a person: "12.3 (12.0–12.9) ms" or "4.56 MiB"."""
+        """Return the values for a person: "12.3 (12.0–12.9) ms" or "4.56 MiB"."""
         if self.measure == MEMORY:
             return f"{_digits(self.values[0] / 2**20)} MiB"
         median, low, high = map(_digits, quartiles(self.values))
@@ -60,7 +60,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is reached; None where there is none."""
+        """Return whether the target is reached. None where there is none."""
         return None if self.bound is None else self.bound.met(self.estimate.value)
 
     @property
@@ -94,7 +94,7 @@ class Report:
     measured: Sequence[Measured]
 
     def tables(self) -> list[Table]:
-        """The ratios, for the terminal: a table for each comparison."""
+        """Return the ratios, for the terminal: a table for each comparison."""
         shown = []
         for title in dict.fromkeys(row.comparison for row in self.rows):
             table = Table(*HEADERS[1:], title=title, title_justify="left")
@@ -105,7 +105,7 @@ class Report:
         return shown
 
     def markdown(self) -> str:
-        """The conditions, the ratios, and the times and memory behind them."""
+        """Write the conditions, the ratios, and the times and memory behind them as Markdown."""
         c, machine = self.conditions, self.conditions["machine"]
         versions = ", ".join(f"{name} {version}" for name, version in c["versions"].items())
         measured = [[m.comparison, m.point, m.subject, m.measure, str(m.batch), m.shown] for m in self.measured]
@@ -123,7 +123,7 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, times in milliseconds and memory in bytes."""
+        """Return everything, times in milliseconds and memory in bytes."""
         rows = [
             {
                 "comparison": row.comparison, "ratio": row.ratio, "of": row.measure, **row.estimate._asdict(),
@@ -140,12 +140,12 @@ class Report:
 
 
 def files(folder: Path, what: str) -> tuple[Path, Path]:
-    """Where a benchmark's numbers and its text lie."""
+    """Return the files of a benchmark's numbers and of its text."""
     return folder / f"bench-{what}.json", folder / f"bench-{what}.md"
 
 
 def rows(comparison: Comparison, measured: Sequence[Measured]) -> list[Row]:
-    """Every ratio of a comparison, in every measure that there is."""
+    """Return every ratio of a comparison, in every measure that there is."""
     return [
         Row(comparison.title, str(wanted), measure, _estimate(comparison, wanted, measure, measured), bound)
         for wanted in comparison.ratios
@@ -166,7 +166,7 @@ def _estimate(comparison: Comparison, wanted: Ratio, measure: str, measured: Seq
 
 
 def _digits(value: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Format a value with three significant digits, without an exponent."""
     if value == 0:
         return "0"
     return f"{float(f'{value:.3g}'):,.10f}".rstrip("0").rstrip(".").replace(",", "")

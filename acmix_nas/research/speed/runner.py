@@ -58,8 +58,8 @@ def run(
 ) -> Report:
     """Measure, print the ratios with their targets, and write bench-<what>.json and bench-<what>.md.
 
-    Every comparison runs in a process of its own, its subjects in turn. Times against the naive operators are taken twice on
-    the CPU, with glibc's default allocator and with one that keeps what is freed; all others only with the latter.
+    Every comparison runs in a process of its own, its subjects in turn. On the CPU, times against the naive operators are taken
+    twice: with glibc's default allocator, and with one that keeps freed memory. All others are taken only with the keeping one.
 
     Args:
         what: "operators", "supernet", "search" or "deploy".
@@ -111,7 +111,7 @@ def check(what: str, settings: Settings, output: Path) -> None:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """The CPU's model, or the GPU's, and the cores that this process may use."""
+    """Return the CPU's model, or the GPU's, and the cores that this process may use."""
     cores = len(os.sched_getaffinity(0))
     return {"device": device_name(torch.device(device)), "cpu": device_name(torch.device("cpu")), "cores": cores}
 
@@ -127,7 +127,10 @@ class Job:
 
 
 def jobs(comparisons: list[Comparison], device: str) -> Iterator[Job]:
-    """Times of all subjects of a point together, memory of each alone. The allocator of the CPU is of no matter on CUDA."""
+    """Yield jobs: times of all subjects of a point together, memory of each alone.
+
+    The allocator of the CPU is of no matter on CUDA.
+    """
     for comparison in comparisons:
         for point in comparison.points:
             for measure in comparison.measures:
@@ -139,7 +142,7 @@ def jobs(comparisons: list[Comparison], device: str) -> Iterator[Job]:
 
 
 def measure(comparisons: list[Comparison], settings: Settings) -> Iterator[Measured]:
-    """Everything that the comparisons need, one process after the other."""
+    """Measure everything that the comparisons need, one process after the other."""
     todo = list(jobs(comparisons, settings.device))
     for job in track(todo, "measuring", console=Console(stderr=True), transient=True):
         request = {
@@ -155,14 +158,14 @@ def measure(comparisons: list[Comparison], settings: Settings) -> Iterator[Measu
 
 
 def environment(measure: str, threads: int) -> dict[str, str]:
-    """The variables of the process that measures: nothing that was set for another allocator comes along."""
+    """Return the variables of the process that measures, without any that was set for another allocator."""
     foreign = ("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**inherited, **ALLOCATOR[measure], "OMP_NUM_THREADS": str(threads)}
 
 
 def ask(request: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
-    """The worker's answer.
+    """Return the worker's answer.
 
     Raises:
         BrokenRun: where it fails.

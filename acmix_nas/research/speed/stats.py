@@ -29,7 +29,7 @@ class Estimate(NamedTuple):
 
 
 def ratio(points: Sequence[Times], over: str, under: Sequence[str], worst: bool = False) -> Estimate:
-    """The median of one subject over that of another, as a geometric mean over the points.
+    """Compute the median of one subject over that of another, as a geometric mean over the points.
 
     The interval is a bootstrap's (percentiles): rounds are drawn with replacement, the same ones for all subjects of a point,
     since what disturbs the machine disturbs a whole round. Its draws are the same in every call.
@@ -53,7 +53,7 @@ def ratio(points: Sequence[Times], over: str, under: Sequence[str], worst: bool 
 
 
 def ratio_of_numbers(points: Sequence[Mapping[str, float]], over: str, under: Sequence[str], worst: bool = False) -> Estimate:
-    """As `ratio`, of what is measured once, such as memory, and has no interval."""
+    """Compute the ratio, as `ratio` does, of what is measured once, such as memory. It has no interval."""
     estimate = ratio([{name: [value] for name, value in point.items()} for point in points], over, under, worst)
     return estimate._replace(low=None, high=None)
 
@@ -62,7 +62,7 @@ Matrix = NDArray[np.float64]
 
 
 def _of_medians(rows: Mapping[str, Matrix], over: str, under: Sequence[str], taken: NDArray[np.integer]) -> Matrix:
-    """(draws,)"""
+    """Compute the ratios of medians, (draws,)."""
     slowest = np.max([np.median(rows[name][taken], axis=1) for name in under], axis=0)
     return np.asarray(np.median(rows[over][taken], axis=1) / slowest)
 

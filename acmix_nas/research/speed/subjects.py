@@ -32,7 +32,7 @@ class Subject:
         raise NotImplementedError
 
     def clear(self) -> None:
-        """So that every backward makes its gradients anew, as after `zero_grad`."""
+        """Clear all gradients, so that every backward makes its own anew, as after `zero_grad`."""
 
 
 class Training(Subject):
@@ -119,7 +119,7 @@ class Weighted(nn.Module):
 
 
 def build(spec: Spec, device: torch.device, dtype: torch.dtype) -> Subject:
-    """The subject. The naive form has the weights of ours, and all at one size have the same input."""
+    """Build the subject. The naive form has the weights of ours, and all at one size have the same input."""
     torch.manual_seed(SEED)
     return KINDS[spec.kind](spec, device, dtype, **spec.arguments)
 
@@ -130,7 +130,7 @@ def _subject(spec: Spec, module: nn.Module, channels: int, side: int, device: to
 
 
 def _operator(make: Callable[..., nn.Module]) -> Callable[..., Subject]:
-    """The kind of subject that an operator is, from what makes it of its channels and its other arguments."""
+    """Make the kind of subject of an operator from the function that makes it of its channels and its other arguments."""
 
     def built(spec: Spec, device: torch.device, dtype: torch.dtype, channels: int, side: int, **arguments: Any) -> Subject:
         return _subject(spec, make(channels, **arguments), channels, side, device, dtype)

@@ -56,7 +56,10 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 def interleave(
     subjects: Mapping[str, Subject], repeats: int, device: torch.device, warmup: int = WARMUP
 ) -> dict[str, list[float]]:
-    """The time of every subject in every round, by the clock, after rounds that are not kept; one call of each is a round."""
+    """Return the time of every subject in every round, by the clock.
+
+    A round calls each once. The first rounds are not kept.
+    """
     calls = list(subjects.values())
     clears = [subject.clear for subject in calls]
     gc.collect()
@@ -69,7 +72,7 @@ def interleave(
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int:
-    """Bytes that a call takes at its peak above what was there before.
+    """Measure the bytes that a call takes at its peak above what was there before.
 
     On CUDA it is PyTorch's allocator that counts. On the CPU it is the resident memory, which the allocator takes in pages. Its
     peak comes from Linux's VmHWM and not from `ru_maxrss`, which a process inherits from the one that started it.
@@ -85,7 +88,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int:
 
 
 def resident_peak() -> int:
-    """Bytes of the largest resident memory of this process so far, or since it was reset."""
+    """Return the bytes of the largest resident memory of this process so far, or since it was reset."""
     kib = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert kib is not None
     return int(kib[1]) * 1024

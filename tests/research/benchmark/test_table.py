@@ -17,7 +17,7 @@ from acmix_nas.util.errors import UserError
 
 
 def made_up(noise: float = 0.0, seeds: int = 3) -> Table:
-    """Accuracy rises with the place in the space, by 0.01 an architecture; epochs: half of it, then all."""
+    """Make a table whose accuracy rises by 0.01 an architecture, in the space's order. Epochs: half of it, then all."""
     generator = np.random.default_rng(0)
     runs = []
     for i, choice in enumerate(CUED.choices()):
@@ -89,7 +89,7 @@ def test_a_table_reads_what_it_wrote(tmp_path: Path) -> None:
 
 
 def with_latencies() -> Table:
-    """Attention takes a millisecond a slot, and convolution none."""
+    """Make a table in which attention takes a millisecond a slot, and convolution none."""
     operators = {slot.name: {name: float(name != "conv") for name in slot.candidates} for slot in CUED.slots}
     return replace(made_up(), latencies=Latencies(operators, 0.25, {"machine": "a made-up one"}))
 

@@ -19,7 +19,7 @@ SIZES = [(4, 9), (7, 7), (11, 5)]  # the published reflection needs more than K 
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """In float64, every parameter with a value of its own."""
+    """Return the module in float64, every parameter with a value of its own."""
     module = module.double()
     with torch.no_grad():
         for parameter in module.parameters():
@@ -40,7 +40,7 @@ def patchwise(stride: int) -> PatchwiseAttention:
 
 
 def run(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The output, and the gradient of the input from a cotangent that is the same for all; the weights' is accumulated."""
+    """Return the output, and the input's gradient from a cotangent that is the same for all. The weights' is accumulated."""
     x = x.clone().requires_grad_()
     out = module(x)
     out.backward(torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape))
@@ -49,7 +49,7 @@ def run(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def gradient(module: nn.Module, *names: str) -> Tensor:
-    """The gradients of these parameters, one after the other along the first axis."""
+    """Return the gradients of these parameters, one after the other along the first axis."""
     return torch.cat([known(module.get_parameter(name).grad) for name in names])
 
 

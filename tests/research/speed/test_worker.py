@@ -32,7 +32,7 @@ TINY: dict[str, Callable[[], list[Comparison]]] = {
 
 
 def specs(what: str) -> list[Spec]:
-    """Every different spec of a benchmark, at tiny sizes."""
+    """Return every different spec of a benchmark, at tiny sizes."""
     found = [spec for comparison in TINY[what]() for point in comparison.points for spec in point.subjects.values()]
     return [spec for i, spec in enumerate(found) if spec not in found[:i]]
 
