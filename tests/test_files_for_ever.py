@@ -50,7 +50,7 @@ def config(file: Path) -> dict[str, Any]:
 
 READ: Mapping[str, tuple[Callable[[Path], Any], Callable[[Any], Any], Any]] = {
     "search/architecture.json": (Architecture.load, lambda it: it.slots, {"blocks.3.slot": "acmix_global"}),
-    "search/search.json": (lambda file: SearchConfig.load(file.parent), lambda it: it.race.epochs, 2),
+    "search/search.json": (lambda file: SearchConfig.load(file.parent), lambda it: it.race_recipe.epochs, 2),
     "search/result.json": (lambda file: read_results(file.parent), lambda it: it[0].metric, pytest.approx(0.53333, abs=1e-5)),
     "search/ranking.json": (read_ranking, lambda it: (it[0].slots["blocks.3.slot"], it[0].costs["macs"]), ("global", 634432)),
     "training/result.json": (fitted, lambda it: (it.epochs, it.test), (2, pytest.approx(0.48889, abs=1e-5))),

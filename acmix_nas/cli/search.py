@@ -46,7 +46,7 @@ def search(config: SearchConfig, devices: Devices, *, output: Path | None = None
     macs = f"{show('macs', found.costs['macs'])} MACs"
     raced = len(found.finalists) > 1 or not config.method.supernet
     trained = f"in a {'warm ' if config.warm else ''}race of {len(found.finalists)}" if raced else "with inherited weights"
-    warm = f" --warm --epochs {config.race.epochs} --lr {config.race.lr:g}" if config.warm else ""
+    warm = f" --warm --epochs {config.race_recipe.epochs} --lr {config.race_recipe.lr:g}" if config.warm else ""
     after = f"evaluate {folder}" if raced else f"retrain {folder}{warm}"
     out.print(
         f"validation score {found.score:.2%} {trained}, {macs}, "

@@ -119,7 +119,7 @@ def fuse(network: nn.Module, images: Tensor, repeats: int = 7, tolerance: float 
         height, width = inputs[name].shape[-2:]
         forms = _forms(operator, fused.get_submodule(norm) if norm else None, (height, width))
         unfused = nn.Sequential(operator, fused.get_submodule(norm)) if norm else operator
-        times = _race({UNFUSED: unfused, **forms}, inputs[name], repeats)
+        times = _least_times({UNFUSED: unfused, **forms}, inputs[name], repeats)
         best = min(times, key=lambda form: times[form])
         if best != UNFUSED:
             put(fused, name, forms[best].to(memory_format=layout))
@@ -133,7 +133,7 @@ def fuse(network: nn.Module, images: Tensor, repeats: int = 7, tolerance: float 
             forms = {"linear": module, "convolution": PointwiseLinear(module)}
             if packs:
                 forms["packed"] = PointwiseLinear(module, packed=True)
-            times = _race(forms, inputs[name], repeats)
+            times = _least_times(forms, inputs[name], repeats)
             best = min(times, key=lambda form: times[form])
             put(fused, name, forms[best])
             pointwise += best != "linear"
@@ -172,7 +172,7 @@ def _pack(fused: nn.Module, images: Tensor, repeats: int) -> None:
     for name, x in _inputs(fused, images, list(plain)).items():
         if PackedConv2d.takes(plain[name]):
             candidate = PackedConv2d.of(plain[name])
-            times = _race({"plain": plain[name], "packed": candidate}, x, repeats)
+            times = _least_times({"plain": plain[name], "packed": candidate}, x, repeats)
             if times["packed"] < times["plain"]:
                 put(fused, name, candidate)
 
@@ -462,7 +462,7 @@ def _inputs(network: nn.Module, images: Tensor, names: list[str]) -> dict[str, T
     return {name: inputs[0] for name, inputs in found.items() if len(inputs) == 1}
 
 
-def _race(modules: Mapping[str, nn.Module], x: Tensor, repeats: int) -> dict[str, float]:
+def _least_times(modules: Mapping[str, nn.Module], x: Tensor, repeats: int) -> dict[str, float]:
     """Return the least milliseconds of each, run in turn. Whatever else the machine does only adds to them.
 
     By the medians, 3 of 60 ResNets got the other memory layout than the rest on a busy machine, and were 9 to 16 % slower.
@@ -473,5 +473,5 @@ def _race(modules: Mapping[str, nn.Module], x: Tensor, repeats: int) -> dict[str
 
 def _faster_layout(network: nn.Module, images: Tensor, repeats: int) -> torch.memory_format:
     other = copy.deepcopy(network).to(memory_format=torch.channels_last)
-    times = _race({"contiguous": network, "channels_last": other}, images, 3 * repeats)  # all of the network is at stake
+    times = _least_times({"contiguous": network, "channels_last": other}, images, 3 * repeats)  # all of the network is at stake
     return torch.channels_last if times["channels_last"] < times["contiguous"] else torch.contiguous_format

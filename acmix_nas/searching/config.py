@@ -61,7 +61,7 @@ class SearchConfig:
 
     Example:
         >>> config = SearchConfig("resnet18", budget=["macs=60M"], finalists=8)
-        >>> config.method.warmup(epochs=12), config.race.epochs
+        >>> config.method.warmup(epochs=12), config.race_recipe.epochs
         (4, 4)
     """
 
@@ -139,15 +139,15 @@ class SearchConfig:
         return self.race_start == "inherited" or (self.race_start is None and self.method.warm_race)
 
     @property
-    def alone(self) -> Recipe:
+    def alone_recipe(self) -> Recipe:
         """Return how one architecture is trained from scratch: a finalist, or each one of a table."""
         return self._for(self.race_epochs, self.recipe.lr)
 
     @property
-    def race(self) -> Recipe:
+    def race_recipe(self) -> Recipe:
         """Return how finalists are trained."""
         if not self.warm:
-            return self.alone
+            return self.alone_recipe
         return self._for(self.warm_epochs, WARM_SHARE * self.recipe.lr if self.warm_lr is None else self.warm_lr)
 
     def _for(self, epochs: int, lr: float) -> Recipe:
@@ -162,7 +162,7 @@ class SearchConfig:
     @property
     def half_time(self) -> int:
         """Return the epochs after which a race is cut; 0 where it is not."""
-        return self.race.epochs // 2 if 0 < self.race_cut < self.finalists else 0
+        return self.race_recipe.epochs // 2 if 0 < self.race_cut < self.finalists else 0
 
     @property
     def content(self) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def train_finalist(
     if config.warm and not (folder / "checkpoints" / "last.ckpt").exists():
         save_tensors(inherited, supernet.space.inherit(choice).state_dict())
     found = train_architecture(
-        describe(config, supernet, choice), supernet.data, config.race, folder, task=supernet.task,
+        describe(config, supernet, choice), supernet.data, config.race_recipe, folder, task=supernet.task,
         weights=inherited if config.warm else None, backbone=backbone, progress=supernet.progress, resume=True, until=until,
     )  # fmt: skip
     if until is not None:

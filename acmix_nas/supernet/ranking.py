@@ -17,7 +17,7 @@ from acmix_nas.slots.finding import Slot
 from acmix_nas.slots.making import put
 from acmix_nas.supernet.candidates import Candidates
 from acmix_nas.training.data import Data
-from acmix_nas.training.loop import judging_device, seed_all
+from acmix_nas.training.loop import evaluation_device, seed_all
 from acmix_nas.training.task import Classification, Task
 
 __all__ = ["Judge", "Ranker"]
@@ -111,8 +111,8 @@ class Judge:
     def of(
         cls, backbone: nn.Module, slots: Sequence[Slot], data: Data, task: Task | None = None, recalibrated: bool = True
     ) -> Self:
-        """Make one that judges by the search-validation part, on its `judging_device`. Every call takes the same images."""
-        device = judging_device(backbone)
+        """Make one that judges by the search-validation part, on its `evaluation_device`. Every call takes the same images."""
+        device = evaluation_device(backbone)
         loader = data.val_dataloader()
         channels, height, width = data.input_size
         size = channels * height * width

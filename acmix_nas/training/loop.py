@@ -35,9 +35,8 @@ from acmix_nas.util.errors import UserError
 from acmix_nas.util.terminal import BrokenRun
 
 __all__ = [
-    "EpochSeed", "Fitted", "begun", "first_process", "fit",
-    "judging_device", "make_trainer", "measure", "quiet", "recalibrate", "running", "seed_all",
-    "trainer_options",
+    "EpochSeed", "Fitted", "begun", "evaluation_device", "first_process", "fit", "make_trainer", "measure", "quiet",
+    "recalibrate", "running", "seed_all", "trainer_options",
 ]  # fmt: skip
 
 
@@ -282,16 +281,16 @@ def _modes_kept(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def judging_device(network: nn.Module) -> torch.device:
+def evaluation_device(network: nn.Module) -> torch.device:
     """Return where a network is evaluated: where it is, or on the GPU if there is one, since Lightning leaves it on the CPU."""
     home = next(network.parameters()).device
     return torch.device("cuda") if home.type == "cpu" and torch.cuda.is_available() else home
 
 
 @contextmanager
-def _judged(network: nn.Module) -> Iterator[torch.device]:
+def _on_evaluation_device(network: nn.Module) -> Iterator[torch.device]:
     """Yield the device to evaluate on. Device and modes are afterwards what they were."""
-    home, device = next(network.parameters()).device, judging_device(network)
+    home, device = next(network.parameters()).device, evaluation_device(network)
     with _modes_kept(network):
         network.to(device)
         try:
@@ -306,7 +305,7 @@ def measure(
 ) -> Evaluation:  # fmt: skip
     """Return the score, the loss and the number of samples of a part, "validation" or "test".
 
-    It runs on its `judging_device`; modes and device are afterwards what they were.
+    It runs on its `evaluation_device`; modes and device are afterwards what they were.
 
     Raises:
         UserError: for another part, or where there is no test part.
@@ -314,7 +313,7 @@ def measure(
     batches: Iterable[Any] = data.loader(part)
     if progress:
         batches = track(batches, part, console=Console(stderr=True), transient=True)
-    with _judged(network) as device:
+    with _on_evaluation_device(network) as device:
         network.eval()
         return (task or Classification()).evaluate(network, batches, device)
 
@@ -323,9 +322,9 @@ def measure(
 def recalibrate(network: nn.Module, data: Data, task: Task | None = None, batches: int = 50) -> None:
     """Estimate the statistics of every batch norm anew: the plain mean over so many training batches.
 
-    A network taken from a supernet carries the statistics of other paths. It runs on its `judging_device`; modes, momenta and
-    device are afterwards what they were.
+    A network taken from a supernet carries the statistics of other paths. It runs on its `evaluation_device`. Modes,
+    momenta and device are afterwards what they were.
     """
     inputs = map((task or Classification()).inputs, itertools.islice(data.train_dataloader(), batches))
-    with _judged(network) as device:
+    with _on_evaluation_device(network) as device:
         update_bn(inputs, network, device)

@@ -97,8 +97,7 @@ class Outcome:
 
 def outcome_of(table: Table, strategy: str, seed: int, warm: int = 0) -> Outcome:
     """Search once, and train so many random architectures on from what they inherit. Needs NNI."""
-    from acmix_nas.searching.race import race as run_race
-    from acmix_nas.searching.race import train_finalist
+    from acmix_nas.searching.race import race, train_finalist
     from acmix_nas.searching.supernets import make_supernet, train_supernet
     from acmix_nas.supernet.ranking import Ranker
     from acmix_nas.training.loop import measure
@@ -136,7 +135,7 @@ def outcome_of(table: Table, strategy: str, seed: int, warm: int = 0) -> Outcome
         finalists = best_of(table, scores, budget, FINALISTS, config.distance(len(space.slots)))
         slots = [table.space.by_slot(choice) for choice in finalists]
         with TemporaryDirectory() as folder:
-            i, ended = run_race(replace(config, finalists=len(slots)), supernet, slots, Path(folder))
+            i, ended = race(replace(config, finalists=len(slots)), supernet, slots, Path(folder))
         assert ended.test is not None
         handed[named(budget)] = Handed(finalists[i], ended.validation, ended.test, round(spent() - start, 1))
     trained_on = {}
@@ -227,7 +226,7 @@ def _shape(config: SearchConfig) -> dict[str, Any]:
     """Return the epochs of a search and of its warm-up, and the settings of its warm race."""
     shape: dict[str, Any] = {"epochs": config.recipe.epochs, "warmup": config.method.warmup(config.recipe.epochs)}
     if config.warm:
-        race = {"epochs": config.race.epochs, "lr": config.race.lr, "cut": config.race_cut, "apart": config.apart}
+        race = {"epochs": config.race_recipe.epochs, "lr": config.race_recipe.lr, "cut": config.race_cut, "apart": config.apart}
         shape["race"] = {"finalists": FINALISTS, **race}
     return shape
 
@@ -281,7 +280,7 @@ def rows(table: Table, outcomes: Sequence[Outcome], finalists: int = FINALISTS) 
                 else:
                     count = finalists if way == RACE else 1
                     shortlist = best_of(table, outcome.scores, budget, count, distance)
-                    choice, took = race(table, shortlist, outcome.seed)
+                    choice, took = race_from_table(table, shortlist, outcome.seed)
                     accuracy = table.accuracy(choice)
                 found.append(choice)
                 accuracies.append(accuracy)
@@ -307,7 +306,7 @@ def best_of(table: Table, scores: Sequence[float], budget: Mapping[str, float], 
     return [table.space.in_order(slots) for slots in finalists_of(ranking, count, apart)]
 
 
-def race(table: Table, choices: Sequence[Choice], seed: int) -> tuple[Choice, float]:
+def race_from_table(table: Table, choices: Sequence[Choice], seed: int) -> tuple[Choice, float]:
     """Return the best of several by the validation accuracy of one training each, and the seconds of these trainings.
 
     The trainings are cut at half-time, as a search's race is. One architecture alone is not trained.

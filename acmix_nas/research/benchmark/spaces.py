@@ -95,7 +95,7 @@ class Space:
     @property
     def settings(self) -> dict[str, Any]:
         """Return what the trainings depend on, as JSON holds it."""
-        content = json.loads(json.dumps({**asdict(self.config), "recipe": asdict(self.config.alone)}))
+        content = json.loads(json.dumps({**asdict(self.config), "recipe": asdict(self.config.alone_recipe)}))
         return {name: content[name] for name in SETTINGS}
 
     @property
@@ -166,7 +166,7 @@ class Space:
 
     def alone(self, seed: int) -> Recipe:
         """Return how one architecture is trained."""
-        return replace(self.config.alone, seed=seed)
+        return replace(self.config.alone_recipe, seed=seed)
 
     def search(self, strategy: str, seed: int) -> SearchConfig:
         """Return how the space is searched by a strategy, or one of `VARIANTS`."""

@@ -21,7 +21,7 @@ from acmix_nas.research.benchmark.assess import (
     dearest,
     interval_of,
     outcome_of,
-    race,
+    race_from_table,
     random_searches,
     ranks,
     report,
@@ -88,7 +88,7 @@ def test_a_warm_race_is_worth_what_its_network_is_worth_and_costs_its_seconds() 
 def test_a_race_is_decided_by_validation_accuracy_not_by_the_test_part() -> None:
     choices = CUED.choices()[:2]
     runs = (Run(choices[0], 0, (0.9,), (0.1,), 1.0), Run(choices[1], 0, (0.8,), (0.9,), 1.0))
-    assert race(Table(CUED, runs), choices, seed=5) == (choices[0], 2.0)
+    assert race_from_table(Table(CUED, runs), choices, seed=5) == (choices[0], 2.0)
 
 
 def test_a_race_is_cut_at_half_time_and_pays_for_what_ran() -> None:
@@ -96,9 +96,9 @@ def test_a_race_is_cut_at_half_time_and_pays_for_what_ran() -> None:
     late = 0.99  # the last one would win, had it not been last after six epochs
     curves = [(0.1 * i,) * 11 + (0.5 + 0.01 * i,) for i in (5, 4, 3, 2)] + [(0.0,) * 11 + (late,)]
     runs = tuple(Run(choice, 0, curve, curve, 12.0) for choice, curve in zip(choices, curves, strict=True))
-    assert race(Table(CUED, runs), choices, seed=0) == (choices[0], 5 * 6 + 3 * 6)
+    assert race_from_table(Table(CUED, runs), choices, seed=0) == (choices[0], 5 * 6 + 3 * 6)
     uncut = replace(CUED, config=replace(CUED.config, race_cut=0))
-    assert race(Table(uncut, runs), choices, seed=0) == (choices[4], 5 * 12)
+    assert race_from_table(Table(uncut, runs), choices, seed=0) == (choices[4], 5 * 12)
 
 
 def test_the_shortlist_keeps_within_the_budget() -> None:
