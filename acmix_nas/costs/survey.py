@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,9 @@ from acmix_nas.slots.making import make_operator, put
 from acmix_nas.util.errors import UserError, first_line
 
 __all__ = ["Survey", "survey"]
+
+DOES_NOT_RUN = (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What a forward raises that was given what it cannot take."""
 
 
 class Hole(nn.Module):
@@ -29,7 +33,9 @@ class Hole(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.size is not None:
             raise UserError(f"slot {self.slot.name!r} runs more than once in a forward; leave it out with another glob")
-        batch, _, height, width = x.shape
+        batch, channels, height, width = x.shape
+        if channels != self.slot.in_channels:
+            raise ValueError(f"slot {self.slot.name!r} takes {self.slot.in_channels} channels, and {channels} reach it")
         self.size = (height, width)
         shape = (batch, self.slot.out_channels, strided(height, self.slot.stride), strided(width, self.slot.stride))
         return x.new_empty(shape)
@@ -44,6 +50,7 @@ class Survey:
         slots: its slots.
         input_size: (channels, height, width) of one image.
         sizes: slot → (height, width) of its input map.
+        outputs: what the backbone returns for one image, on the meta device.
         rest: the backbone without what stands at its slots, on the meta device.
         rest_macs: multiply-adds of one image in the rest.
         rest_parameters: parameters of the rest.
@@ -53,6 +60,7 @@ class Survey:
     slots: Sequence[Slot]
     input_size: tuple[int, ...]
     sizes: Mapping[str, tuple[int, int]]
+    outputs: Any
     rest: nn.Module
     rest_macs: float
     rest_parameters: float
@@ -86,7 +94,7 @@ def check_runs(operator: nn.Module, what: str, slot: Slot, height: int, width: i
     try:
         with torch.no_grad():
             returned = tuple(operator(torch.empty(given, device="meta")).shape)
-    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+    except DOES_NOT_RUN as error:
         raise UserError(f"{what} does not run on a map of shape {given}: {first_line(error)}") from error
     if returned != expected:
         raise UserError(f"{what} must return shape {expected} for a map of shape {given}; it returns {returned}")
@@ -101,18 +109,25 @@ def survey(network: nn.Module, slots: Sequence[Slot], input_size: Sequence[int])
         input_size: (channels, height, width) of one image.
 
     Raises:
-        UserError: where a slot takes no part in the forward, or runs more than once.
+        UserError: where the network does not take such an image, or a slot takes no part in the forward or runs more than
+            once.
     """
     meta = copy.deepcopy(network).to("meta").eval()
     holes = {slot.name: Hole(slot) for slot in slots}
     for name, hole in holes.items():
         put(meta, name, hole)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        meta(torch.empty(1, *input_size, device="meta"))
+    shape = (1, *input_size)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            outputs = meta(torch.empty(shape, device="meta"))
+    except UserError:
+        raise
+    except DOES_NOT_RUN as error:
+        raise UserError(f"backbone does not take inputs of shape {shape}: {first_line(error)}") from error
     sizes = {}
     for name, hole in holes.items():
         if hole.size is None:
             raise UserError(f"slot {name!r} takes no part in the forward of the backbone; leave it out with another glob")
         sizes[name] = hole.size
     parameters = float(sum(parameter.numel() for parameter in meta.parameters()))
-    return Survey(network, slots, tuple(input_size), sizes, meta, counter.get_total_flops() / 2, parameters)
+    return Survey(network, slots, tuple(input_size), sizes, outputs, meta, counter.get_total_flops() / 2, parameters)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from acmix_nas.architecture import Architecture
 from acmix_nas.bias import BiasLogger
 from acmix_nas.costs.registry import COSTS
+from acmix_nas.costs.survey import survey
 from acmix_nas.costs.table import COUNTED, CostTable
 from acmix_nas.search_spaces import HybridSpace
 from acmix_nas.searching.config import SearchConfig
@@ -60,9 +61,14 @@ def costs_of(config: SearchConfig, space: HybridSpace, data: Data) -> CostTable:
 def make_supernet(
     config: SearchConfig, data: Data, task: Task | None = None, backbone: nn.Module | None = None, progress: bool = False
 ) -> Supernet:
-    """Return a supernet that is not trained yet: its space is as it was made."""
+    """Return a supernet that is not trained yet: its space is as it was made.
+
+    Raises:
+        UserError: where the backbone does not take these inputs, or its outputs do not suit the task.
+    """
     task = task or task_for(config.task)
     space = make_space(config, data, task, backbone)
+    task.check_outputs(survey(space.backbone, space.slots, data.input_size).outputs, data)
     table = costs_of(config, space, data)
     return Supernet(space, data, task, table, config.limits, config.recipe.seed, progress)
 

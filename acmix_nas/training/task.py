@@ -85,6 +85,16 @@ class Task(ABC):
                 raise UserError(f"{option} must be 0 with this task, which has no labels to mix; got {getattr(recipe, option)}")
         return self
 
+    def check_outputs(self, outputs: Any, data: Data) -> None:  # noqa: B027  any outputs will do
+        """Check the shapes of what a network returns for a batch of these data. By default any will do.
+
+        Args:
+            outputs: on the meta device, without values.
+
+        Raises:
+            UserError: where they do not suit the task.
+        """
+
     def network_args(self, data: Data) -> dict[str, Any]:
         """Return what timm's `create_model` takes for these data."""
         channels = {} if data.in_chans == 3 else {"in_chans": data.in_chans}
@@ -156,6 +166,13 @@ class Classification(Task):
             )
             prepared.criterion = SoftTargetCrossEntropy()
         return prepared
+
+    def check_outputs(self, outputs: Any, data: Data) -> None:
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] != data.num_classes:
+            raise UserError(
+                f"backbone must return (batch, {data.num_classes}), a number for each class of the data; it returns {shape}"
+            )
 
     def loss(self, outputs: Tensor, batch: Any) -> Tensor:
         return F.cross_entropy(outputs, batch[1])

@@ -53,5 +53,16 @@ def test_an_operator_that_does_not_fit_is_refused(forward: Forward, said: str) -
         surveyed(forward)
 
 
+def test_images_of_other_channels_are_refused() -> None:
+    network, slots = open_backbone("resnet14t", {"channels": (8, 8, 16, 16)}, "layer*")
+    with pytest.raises(UserError, match=r"backbone does not take inputs of shape \(1, 12, 16, 16\): .*channel"):
+        survey(network, slots, (12, 16, 16))
+
+
+def test_the_outputs_of_the_backbone_are_known() -> None:
+    network, slots = open_backbone("resnet14t", {"channels": (8, 8, 16, 16), "num_classes": 7}, "layer*")
+    assert survey(network, slots, (3, 16, 16)).outputs.shape == (1, 7)
+
+
 def test_an_operator_that_fits_is_made_once() -> None:
     surveyed(values)

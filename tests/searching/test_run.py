@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch import nn
+from torch.utils.data import TensorDataset
 
 from acmix_nas import build
 from acmix_nas.architecture import Architecture
@@ -25,10 +27,11 @@ from acmix_nas.costs.table import CostTable
 from acmix_nas.deploy.latency import Latency
 from acmix_nas.searching.again import FinishedSearch
 from acmix_nas.searching.config import SearchConfig
-from acmix_nas.searching.run import run_search
+from acmix_nas.searching.run import run_search, search
 from acmix_nas.searching.supernets import judge, load_supernet, make_space, make_supernet, train_supernet
 from acmix_nas.strategies.base import STRATEGIES, Supernet
 from acmix_nas.training.config import DataConfig
+from acmix_nas.training.data import Data
 from acmix_nas.training.images import ImageData
 from acmix_nas.training.loop import Fitted
 from acmix_nas.training.module import TrainingModule
@@ -477,3 +480,17 @@ def test_the_seed_gives_the_weights() -> None:
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("channels", "classes", "said"),
+    [(12, 5, r"backbone does not take inputs of shape \(1, 12, 16, 16\)"), (3, 4, r"backbone must return \(batch, 4\)")],
+)
+def test_a_module_that_does_not_suit_the_data_is_refused_before_training(
+    channels: int, classes: int, said: str, tmp_path: Path
+) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    part = TensorDataset(torch.randn(4, channels, 16, 16), torch.arange(4))
+    with pytest.raises(UserError, match=said):
+        search(module, Data(part, part, num_classes=classes), output=tmp_path / "search", progress=False)
+    assert not (tmp_path / "search").exists()

@@ -40,6 +40,24 @@ def test_classification_is_registered() -> None:
     assert TASKS.get("classification") is Classification
 
 
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        (torch.empty(1, 7), r"it returns \(1, 7\)"),
+        (torch.empty(1, 10, 4, 4), r"it returns \(1, 10, 4, 4\)"),
+        ([torch.empty(1, 10)], "it returns list"),
+    ],
+)
+def test_outputs_that_do_not_suit_the_classes_are_refused(outputs: Any, said: str) -> None:
+    with pytest.raises(UserError, match=rf"backbone must return \(batch, 10\), a number for each class of the data; {said}"):
+        Classification().check_outputs(outputs, data())
+
+
+def test_outputs_that_suit_are_taken() -> None:
+    Classification().check_outputs(torch.empty(1, 10), data())
+    Closeness().check_outputs([torch.empty(1, 3)], data())
+
+
 def test_mixup_takes_an_odd_batch() -> None:
     task = Classification().prepare(Recipe(mixup=1.0, label_smoothing=0.0), data())
     step = task.training_step(tiny(), (torch.randn(5, 3, 8, 8), torch.arange(5)))
