@@ -32,7 +32,7 @@ class SearchConfig:
     """Say what is searched, how, and on which images.
 
     Args:
-        backbone: a name that timm knows; None where the backbone is a module of the user's.
+        backbone: a name that timm knows. A module of your own is searched from Python, and this is None then.
         backbone_args: what timm's create_model takes for it.
         candidates: the operators of every slot: "conv", an attention, or an ACmix of one, as "acmix_local"; "home" is the
             attention that stands there, `local` in place of a convolution.

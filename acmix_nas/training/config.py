@@ -26,10 +26,10 @@ class DataConfig:
     """Say which images are used and how they are prepared. Augmentation has the names of timm's options and is off by default.
 
     Args:
-        name: "digits", a folder of images, a registered data set such as "cued-digits", or one of timm's: "folder" (which
-            lies in `root`), "torch/cifar10", "hfds/…".
-        root: where timm's data sets lie.
-        download: whether torchvision may fetch a "torch/…" data set into `root`.
+        name: "digits", a folder of images, a registered data set such as "cued-digits", or one of timm's: "folder",
+            "torch/cifar10", "hfds/…".
+        root: folder of timm's data sets.
+        download: whether torchvision may fetch a "torch/…" data set into that folder.
         data_seed: draws the images of data sets that are drawn, such as "cued-digits"; no other data set has one.
         in_chans: channels of the images, 1 (grey) or 3.
         image_size: side of the square images, in pixels.
