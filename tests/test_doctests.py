@@ -40,7 +40,8 @@ def modules() -> list[str]:
 
 
 @pytest.mark.parametrize("name", modules())
-def test_examples_of(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_of(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # some examples train
     for registry in REGISTRIES:  # some examples register something
         monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     tested = doctest.testmod(import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)

@@ -51,8 +51,9 @@ def export_onnx(
         ParityError: where the difference is above the tolerance.
 
     Example:
-        >>> difference = export_onnx(network, "network.onnx", image_size=224)  # doctest: +SKIP
-        >>> difference < 1e-4  # doctest: +SKIP
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> export_onnx(network, "network.onnx", 32) < 1e-4
+        True
     """
     try:
         import onnx  # noqa: F401  the exporter needs it, and so does onnxscript

@@ -105,9 +105,10 @@ def search(
             where the folder holds another search. Nothing is overwritten.
 
     Example:
-        >>> found = search("resnet18", "photos", budget={"macs": 60e6}, epochs=30)  # doctest: +SKIP
-        >>> found.architecture.slots["layer1.0.conv1"]  # doctest: +SKIP
-        'acmix_local'
+        >>> short = {"image_size": 16, "epochs": 1, "samples": 2, "progress": False}
+        >>> found = search("resnet14t", "digits", budget={"macs": 20e6}, slots=["layer4*"], **short)
+        >>> list(found.architecture.slots), found.costs["macs"] < 20e6
+        (['layer4.0.conv2'], True)
     """
     refuse_bare_loaders(data)
     module = backbone if isinstance(backbone, nn.Module) else None
