@@ -8,40 +8,30 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shlex
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from acmix_nas.nnictl.checking import check, environment
 from acmix_nas.nnictl.patience import SHARE, Still, computed, ended
+from acmix_nas.nnictl.processes import end, left_behind, servers, signals_raise, started
 from acmix_nas.nnictl.results import read_results, table
-from acmix_nas.util.errors import UserError, one_of
+from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import write_json
 from acmix_nas.util.terminal import BrokenRun
 
-if TYPE_CHECKING:
-    import psutil
+__all__ = ["ExperimentError", "launch"]
 
-__all__ = ["ExperimentError", "check", "launch", "signals_raise"]
-
-CHECK_SECONDS = 120.0
-"""A check that has not computed for so long is ended."""
 START_SECONDS = 120.0
 """The same of `nnictl create`."""
 STARTS = 3
@@ -56,22 +46,6 @@ IDLE_SHARE = 0.05
 """A tuner that uses less than this share of a core is not about to propose a trial."""
 UNFINISHED = ("WAITING", "RUNNING", "UNKNOWN")
 LOG_LINES = 20
-
-# Builds the tuner once and gives it the search space, as NNI's server will do, in a process of its own. An advisor is only
-# imported: it connects to the server as soon as it is built.
-TUNER_CHECK = """
-import importlib, json, sys
-from nni.runtime.msg_dispatcher_base import MsgDispatcherBase
-from nni.tools.package_utils import get_algo_meta
-
-tuner, space = json.load(open(sys.argv[1])).values()
-sys.path.append(tuner.get("codeDirectory", "."))
-known = get_algo_meta(tuner["name"]) if "name" in tuner else None
-module, _, name = (known.class_name if known else tuner["className"]).rpartition(".")
-kind = getattr(importlib.import_module(module), name)
-if not issubclass(kind, MsgDispatcherBase):
-    kind(**{**(known and known.class_args or {}), **tuner.get("classArgs", {})}).update_search_space(space)
-"""
 
 # nnictl as it is, but it waits for its server for as long as that lives, in place of three seconds.
 NNICTL = """
@@ -109,138 +83,6 @@ class LateTunerError(ExperimentError):
     """NNI did not wait for the tuner; on a busy machine the next start may be in time."""
 
 
-# Before the start
-
-
-def check(config: Path, trial_options: str = "") -> dict[str, Any]:
-    """Validate an experiment's config, its tuner and its trial, before anything starts.
-
-    The tuner is built once with the search space, and the trial is run once as `<trialCommand> --check <search-space.json>`.
-
-    Args:
-        trial_options: goes to the end of `trialCommand`, where an option stands over the same one before it; lists of texts
-            and mappings are added to.
-
-    Returns:
-        The config in NNI's own full form, with absolute paths and the search space in it.
-
-    Raises:
-        UserError: for whatever in it cannot run, in one line.
-    """
-    settings = _canonical(config)
-    service, tuner, space = settings["trainingService"], settings["tuner"], settings["searchSpace"]
-    if service["platform"] == "local" and service["reuseMode"]:
-        raise UserError(f"{config}: reuseMode is broken for platform local in NNI 3.0; leave it out or set it to false")
-    _check_space(config, space)
-    _check_tuner_name(config, tuner)
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        both = write_json(folder / "tuner.json", {"tuner": tuner, "space": space})
-        status, line = _ask([sys.executable, "-W", "ignore", "-c", TUNER_CHECK, str(both)], folder, settings)
-        if status:
-            raise UserError(f"{config}: tuner {tuner.get('className') or tuner['name']!r} cannot be built: {line}")
-        if trial_options:
-            if not service.get("trialCommand"):
-                raise UserError(f"{config}: options for trials need a trialCommand, which platform {service['platform']} lacks")
-            service["trialCommand"] = f"{service['trialCommand']} {trial_options.strip()}"
-        if service.get("trialCommand"):  # Kubernetes platforms have one per role
-            only = write_json(folder / "search-space.json", space)
-            command = f"{service['trialCommand']} --check {shlex.quote(str(only))}"
-            status, line = _ask(command, Path(service["trialCodeDirectory"]), settings)
-            if status:
-                raise UserError(line)
-    return settings
-
-
-def _canonical(config: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"experiment config: no file {str(config)!r}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{config} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{config} must hold a mapping, as NNI's experiment configs do; it holds a {type(content).__name__}")
-    for key in ("trainingService", "tuner"):
-        if key in content and not isinstance(content[key], dict):
-            raise UserError(f"{config}: {key} must be a mapping; got {content[key]!r}")
-    concurrency = content.get("trialConcurrency", 1)
-    if isinstance(concurrency, int) and concurrency < 1:
-        raise UserError(f"{config}: trialConcurrency must be at least 1; got {concurrency}")
-
-    from nni.experiment.config import ExperimentConfig, utils
-
-    utils.set_base_path(config.parent.absolute())
-    try:
-        if "trainingService" in content:
-            utils.training_service_config_factory(content["trainingService"].get("platform"))
-        settings: dict[str, Any] = ExperimentConfig(**content).json()
-        return settings
-    except Exception as error:  # NNI raises AttributeError, ValueError, TypeError and bare assertions
-        what = str(error) or (traceback.extract_tb(error.__traceback__)[-1].line or "").replace("self.", "")
-        raise UserError(f"{config}: {' '.join(what.split())}") from None
-    finally:
-        utils.unset_base_path()
-
-
-def _check_space(config: Path, space: Any) -> None:
-    from nni.common.hpo_utils.validation import common_search_space_types
-
-    if not isinstance(space, dict) or not space:
-        raise UserError(f"{config}: the search space must map names to {{_type, _value}}, one or more; got {space!r}")
-    for name, entry in space.items():
-        if not isinstance(entry, dict) or not {"_type", "_value"} <= entry.keys():
-            raise UserError(f"{config}: search space {name!r} must hold _type and _value; got {entry!r}")
-        if entry["_type"] not in common_search_space_types:
-            raise one_of(f"{config}: _type of search space {name!r}", entry["_type"], common_search_space_types)
-        if not isinstance(entry["_value"], list) or not entry["_value"]:
-            raise UserError(f"{config}: _value of search space {name!r} must be a filled list; got {entry['_value']!r}")
-
-
-def _check_tuner_name(config: Path, tuner: dict[str, Any]) -> None:
-    from nni.tools.package_utils import get_algo_meta, get_all_algo_meta
-
-    if "name" in tuner:
-        meta = get_algo_meta(tuner["name"])
-        if meta is None or meta.algo_type != "tuner":
-            known = (other.name for other in get_all_algo_meta() if other.algo_type == "tuner")
-            raise one_of(f"{config}: tuner name", tuner["name"], known)
-
-
-def _environment(settings: dict[str, Any]) -> dict[str, str]:
-    """Return variables for trials: they find this Python first, and share the cores.
-
-    The virtual environment need not be active.
-    """
-    from joblib import cpu_count  # of this process, not of the machine
-
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    threads = str(max(1, cpu_count() // settings["trialConcurrency"]))
-    return {"OMP_NUM_THREADS": threads, **os.environ, "PATH": path}
-
-
-def _ask(command: str | list[str], folder: Path, settings: dict[str, Any]) -> tuple[int, str]:
-    """Run a short command in a folder: its exit status, and the last line that it printed."""
-    import psutil
-
-    what = command if isinstance(command, str) else "the check"
-    with TemporaryFile() as output:  # a pipe would stay open for as long as anything that the command has started
-        process = subprocess.Popen(
-            command, shell=isinstance(command, str), cwd=folder, env=_environment(settings),
-            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        try:
-            if not ended(process, CHECK_SECONDS):
-                return 1, f"{what} does not end, and has computed nothing for {CHECK_SECONDS:g} s"
-        finally:
-            if process.poll() is None:
-                _end([*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)])
-        output.seek(0)
-        lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
-    status = process.returncode
-    return status, lines[-1] if lines else f"{what} ended with exit status {status} and said nothing"
-
-
 def _is_free(port: int) -> bool:
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -258,9 +100,6 @@ def _free_port() -> int:
             port: int = server.getsockname()[1]
         if _is_free(port) and _is_free(port + 1):  # NNI takes the next one too where trials run on other machines
             return port
-
-
-# The run
 
 
 def launch(
@@ -330,28 +169,8 @@ def _finished_shown(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def signals_raise() -> Iterator[None]:
-    """Make a closed terminal and a scheduler's SIGTERM raise, as Ctrl-C does, so that the server is stopped before the end."""
-
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # nohup's choice is kept
-    for number in changed:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)
-
-
-@contextmanager
 def _running(settings: dict[str, Any], port: int) -> Iterator[str]:
     """Yield the id of an experiment that runs inside this block and no longer."""
-    environment = _environment(settings)
     with TemporaryDirectory() as name:
         # What was checked is what runs: its paths are absolute, so the file may lie anywhere.
         checked, output = write_json(Path(name, "config.json"), settings), Path(name, "output.txt")
@@ -359,7 +178,8 @@ def _running(settings: dict[str, Any], port: int) -> Iterator[str]:
             # In a session of its own Ctrl-C does not reach it: half started, it would leave a server that nobody knows.
             create = subprocess.Popen(
                 [sys.executable, "-W", "ignore", "-c", NNICTL, "create", "--config", str(checked), "--port", str(port)],
-                env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True,
+                env=environment(settings), stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT,
+                start_new_session=True,
             )  # fmt: skip
         try:
             ended(create, START_SECONDS)
@@ -403,7 +223,7 @@ def _watch(
             try:
                 state, jobs = rest.get(port, "/check-status"), rest.get(port, "/trial-jobs")
             except OSError as error:  # also what requests raises
-                if not _servers(folder.name):
+                if not servers(folder.name):
                     raise ExperimentError(f"NNI's server has gone{_tail([folder / 'log' / 'nnictl_stderr.log'])}") from error
                 state = {"status": "BUSY"}
             finished = sum(job["status"] not in UNFINISHED for job in jobs)
@@ -416,7 +236,7 @@ def _watch(
             more = state["status"] != "TUNER_NO_MORE_TRIAL" or finished < len(jobs)
             if more:
                 tuner = Still()
-            idle = 0.0 if more else tuner.seconds(computed(_started(folder.name)) // (IDLE_SHARE * IDLE_SECONDS))
+            idle = 0.0 if more else tuner.seconds(computed(started(folder.name)) // (IDLE_SHARE * IDLE_SECONDS))
             if state["status"] in ("DONE", "STOPPED") or idle > IDLE_SECONDS:
                 return
             now = time.monotonic()
@@ -463,7 +283,7 @@ def _moved(folder: Path, port: int, jobs: list[dict[str, Any]]) -> tuple[Any, ..
             for file in folder.glob(f"environments/*/trials/{job['trialJobId']}/**/*"):
                 with suppress(OSError):  # gone meanwhile
                     written.append((str(file), file.stat().st_mtime_ns))
-    steps = computed(_started(folder.name)) // (SHARE * SILENCE_SECONDS)
+    steps = computed(started(folder.name)) // (SHARE * SILENCE_SECONDS)
     return [job["status"] for job in jobs], reported, sorted(written), steps
 
 
@@ -484,43 +304,6 @@ def _tail(logs: Iterable[Path]) -> str:
     return "".join("\n".join(["", f"{log}:", *text.splitlines()[-LOG_LINES:]]) for log, text in texts.items() if text)
 
 
-# The end
-
-
-def _servers(experiment: str) -> list[psutil.Process]:
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):  # ended meanwhile, or another user's
-            if ("--experiment-id", experiment) in pairwise(process.cmdline()) and _alive(process):
-                found.append(process)
-    return found
-
-
-def _left_behind(experiment: str) -> list[psutil.Process]:
-    """Return the processes that the trials of an experiment have started, whoever their parent is by now."""
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("NNI_EXP_ID") == experiment:
-                found.append(process)
-    return found
-
-
-def _started(experiment: str) -> list[psutil.Process]:
-    """Return the tuner and the trials of an experiment, and the processes that they have started."""
-    import psutil
-
-    found = set(_left_behind(experiment))
-    for server in _servers(experiment):
-        with suppress(psutil.Error):
-            found.update(server.children(recursive=True))
-    return list(found)
-
-
 def _stop(experiment: str) -> None:
     """Stop an experiment and all its processes.
 
@@ -528,30 +311,7 @@ def _stop(experiment: str) -> None:
     nnictl knows only servers that have come to NNI's list. It waits for the whole minute where nothing reaps an ended process
     (in many containers). It also leaves what the trials have started.
     """
-    below = _started(experiment)
-    left = _end(_servers(experiment), STOP_SECONDS) + _end(below + _left_behind(experiment))
+    below = started(experiment)
+    left = end(servers(experiment), STOP_SECONDS) + end(below + left_behind(experiment))
     if left:
         raise ExperimentError(f"processes of experiment {experiment} cannot be ended: {', '.join(str(p.pid) for p in left)}")
-
-
-def _alive(process: psutil.Process) -> bool:
-    import psutil
-
-    with suppress(psutil.Error):
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
-def _end(processes: Iterable[psutil.Process], seconds: float = 5.0) -> list[psutil.Process]:
-    """Ask processes to end, and after some seconds make them. Return the processes that still run."""
-    import psutil
-
-    left = list(filter(_alive, processes))
-    for end in (psutil.Process.terminate, psutil.Process.kill):
-        for process in left:
-            with suppress(psutil.Error):
-                end(process)
-        deadline = time.monotonic() + seconds
-        while (left := list(filter(_alive, left))) and time.monotonic() < deadline:
-            time.sleep(0.05)
-    return left

@@ -19,7 +19,8 @@ from acmix_nas.architecture import Architecture, build
 from acmix_nas.bias import report as draw_bias
 from acmix_nas.bias.history import HISTORY
 from acmix_nas.deploy import profile as profiling
-from acmix_nas.nnictl.experiment import launch, signals_raise
+from acmix_nas.nnictl.experiment import launch
+from acmix_nas.nnictl.processes import signals_raise
 from acmix_nas.nnictl.results import read_results
 from acmix_nas.research.benchmark import CUED, shipped
 from acmix_nas.research.benchmark.spaces import Space
