@@ -92,7 +92,7 @@ def resumable(folder: Path) -> Iterator[None]:
 
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         if first_process() and any(folder.rglob("last.ckpt")):
             console.print(
                 f"interrupted: the same command with --resume --output {folder} goes on", markup=False, soft_wrap=True

@@ -19,7 +19,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar, Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from rich.console import Console
 from rich.progress import track
@@ -83,10 +83,12 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def running() -> Iterator[None]:
-    """Give Ctrl-C back: Lightning turns it into SystemExit and stops listening to it."""
+    """Give Ctrl-C back, which Lightning turns into SystemExit, and let SIGTERM end with a status that is no success."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SIGTERMException:
+        raise SystemExit(128 + signal.SIGTERM) from None
     except SystemExit as error:
         if not isinstance(error.__context__, KeyboardInterrupt):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -275,3 +276,16 @@ def test_the_default_recipe_learns_the_digits(tmp_path: Path) -> None:
     fitted = run(network, ImageData(DataConfig()), Recipe(), tmp_path)
     assert fitted.test is not None
     assert fitted.test > 0.95
+
+
+class Terminate(pl.Callback):
+    """A scheduler's SIGTERM in the first epoch."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_terminated_training_is_no_success(data: ImageData, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        fit(tiny(), data, Recipe(epochs=2), tmp_path, callbacks=[Terminate()], progress=False)
+    assert ended.value.code == 128 + signal.SIGTERM
