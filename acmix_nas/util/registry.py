@@ -41,6 +41,7 @@ class Registry(Generic[T]):
     def __init__(self, what: str, group: str, default: str = "") -> None:
         self.what, self.group, self.default = what, group, default
         self._registered: dict[str, T] = {}
+        self._asked: set[str] = set()  # for what entry points declare
 
     def register(self, name: str) -> Callable[[C], C]:
         """Return a decorator that registers what it decorates under this name.
@@ -50,9 +51,14 @@ class Registry(Generic[T]):
         """
 
         def keep(thing: C) -> C:
-            taken = self._registered.get(name)
+            taken, declared = self._registered.get(name), self._declared().get(name)
+            by = None
             if taken is not None and _identity(taken) != _identity(thing):
-                raise UserError(f"{self.what} {name!r} is registered already, by {_identity(taken)[0]}; choose another name")
+                by = _identity(taken)[0]
+            elif declared is not None and name not in self._asked and declared.module.partition(".")[0] != _root(thing):
+                by = declared.module  # which nothing has imported yet
+            if by is not None:
+                raise UserError(f"{self.what} {name!r} is registered already, by {by}; choose another name")
             self._registered[name] = thing  # type: ignore[assignment]
             return thing
 
@@ -75,6 +81,7 @@ class Registry(Generic[T]):
             declared = self._declared()
             if name not in declared:
                 raise one_of(self.what, name, self.names())
+            self._asked.add(name)
             self.register(name)(declared[name].load())
         return self._registered[name]
 

@@ -55,6 +55,13 @@ def test_an_entry_point_is_imported_when_it_is_asked_for(monkeypatch: pytest.Mon
     assert things.get("path").__name__ == "Path"  # type: ignore[attr-defined]
 
 
+def test_a_name_that_another_package_declares_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint("path", "pathlib:Path", group)])
+    things = Registry[object]("thing", "acmix_nas.none")
+    with pytest.raises(UserError, match="thing 'path' is registered already, by pathlib; choose another name"):
+        things.register("path")(first)
+
+
 def test_the_origin_is_a_distribution_where_one_is_installed() -> None:
     things = Registry[object]("thing", "acmix_nas.none")
     things.register("registry")(Registry)
