@@ -21,7 +21,8 @@ import acmix_nas.research.cued_net  # noqa: F401  both fill timm's registry
 from acmix_nas.costs.registry import COSTS
 from acmix_nas.operators import OPERATORS
 from acmix_nas.strategies.base import STRATEGIES
-from acmix_nas.training.config import DATA, TASKS
+from acmix_nas.training.config import DATA, TASKS, DataConfig
+from acmix_nas.training.images import ImageSet, Reader, read_digits
 from acmix_nas.util.registry import Registry, load_group
 
 OUTSIDE = Path(__file__).parent / "plugins" / "acmix_outside"
@@ -39,6 +40,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave a third of the digits, so that an epoch has three steps of 128 images: 360, with 120 to validate and to test."""
+
+    def read(config: DataConfig) -> ImageSet:
+        whole = read_digits.read(config)
+        return ImageSet({"train": whole.parts["train"].subset(range(600))}, whole.class_names)
+
+    monkeypatch.setitem(DATA._registered, "digits", Reader(read, small=True))
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ FENCE = re.compile(r"^```(?:sh|python)$", re.MULTILINE)
 MARK = re.compile(r"^<!-- (?:slow|not run)\b.*$", re.MULTILINE)
 REGISTRIES: tuple[Registry[Any], ...] = (OPERATORS, COSTS, DATA, STRATEGIES, TASKS)
 OURS = ("acmix-nas ", "python -m acmix_nas ")
+SHELL = re.compile(r"[|&;<>$]")
 OPERATOR = re.compile(r"\b(?:acmix_)?(?:local|window|global|patchwise)\b|\bconv\b")
 
 
@@ -144,7 +145,7 @@ class Reader:
 
     def command(self, command: str) -> str:
         """Run one command, and return what it prints."""
-        if not command.startswith(OURS) or re.search(r"[|&;<>$]", command):
+        if not command.startswith(OURS) or SHELL.search(command):
             return shell(command, self.folder)
         arguments = shlex.split(command.replace("python -m acmix_nas", "acmix-nas", 1))
         self._monkeypatch.setattr(sys, "argv", arguments)

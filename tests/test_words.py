@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -15,14 +16,19 @@ from pathlib import Path
 import pytest
 import yaml
 
+from acmix_nas.cli.main import app
 from tests import test_docs
-from tests.pages import PAGES, README, ROOT, Block, Reader, assert_shown, blocks_of, make_photos, shell
+from tests.pages import OURS, PAGES, README, ROOT, SHELL, Block, Reader, assert_shown, blocks_of, make_photos, shell
 from tests.small import PATIENCE
 
 EXPERIMENTS = ROOT / "experiments"
 # Pages whose reader has a folder of images already.
 WITH_PHOTOS = (ROOT / "docs" / "results" / "paper.md",)
 WITH_BLOCKS = [page for page in (README, *PAGES) if blocks_of(page)]
+# The others search and train for longer.
+QUICK = [
+    page for page in WITH_BLOCKS if page == README or page.parent.name == "extending" or page.stem in ("install", "first-hour")
+]
 WITH_SLOW_BLOCKS = [page for page in WITH_BLOCKS if any(block.mark == "slow" for block in blocks_of(page))]
 
 
@@ -44,9 +50,26 @@ def read(reader: Reader, page: Path, slow: bool = False) -> None:
     assert number == sum(block.mark == "" or (slow and block.mark == "slow") for block in blocks_of(page))
 
 
-@pytest.mark.parametrize("page", WITH_BLOCKS, ids=named)
+@pytest.mark.parametrize("page", QUICK, ids=named)
 def test_a_page_runs_as_it_is_written(page: Path, reader: Reader) -> None:
     read(reader, page)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in WITH_BLOCKS if page not in QUICK], ids=named)
+def test_a_longer_page_runs_as_it_is_written(page: Path, reader: Reader) -> None:
+    read(reader, page)
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=named)
+def test_what_a_page_says_can_be_read(page: Path) -> None:
+    """Whether or not it runs here: options exist, and Python is Python."""
+    for block in blocks_of(page):
+        if block.language == "python":
+            compile(block.text, named(page), "exec")
+        for command in block.commands if block.language == "sh" else ():
+            if command.startswith(OURS) and not SHELL.search(command):
+                app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
 
 
 @pytest.mark.slow

@@ -55,8 +55,8 @@ class Tiny(nn.Module):
         return x.reshape(len(x), 4) if self.fixed else x
 
 
-@pytest.mark.parametrize("size", [32, 33])
-@pytest.mark.parametrize("operators", MIXED)
+@pytest.mark.parametrize("size", [pytest.param(32, marks=pytest.mark.slow), 33])
+@pytest.mark.parametrize("operators", ["local", "window", "global", pytest.param("patchwise", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("error:the network cannot be exported for any batch")
 def test_operators_agree_with_pytorch(tmp_path: Path, operators: str, size: int) -> None:
     path = tmp_path / "network.onnx"

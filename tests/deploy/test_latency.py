@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 from acmix_nas.costs.registry import COSTS
 from acmix_nas.costs.table import COUNTED, CostTable
 from acmix_nas.deploy import latency
+from acmix_nas.deploy.fusion import fuse
 from acmix_nas.deploy.latency import Latency, cache_file, check
 from acmix_nas.research.benchmark.spaces import CUED
 from acmix_nas.search_spaces import HybridSpace
@@ -27,6 +29,9 @@ SIZE = (3, 20, 20)
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # What is measured is not asked here, so little of it is.
+    monkeypatch.setattr(latency, "WHOLE", 3)
+    monkeypatch.setattr(latency, "fuse", partial(fuse, repeats=1))
 
 
 @pytest.fixture(scope="module")

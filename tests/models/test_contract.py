@@ -564,6 +564,7 @@ def test_a_trace_agrees(name: str) -> None:
         torch.testing.assert_close(traced(x), network(x))
 
 
+EXPORTED = ("pvt_tiny_acmix", "san19_patchwise")  # the other families take longer
 # The time of an export goes by the operations of a network: one block of each kind, and windows of several rows.
 BRIEF: dict[str, dict[str, Any]] = {
     "pvt": {"depths": (1, 1, 1)},
@@ -573,7 +574,7 @@ BRIEF: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in EXPORTED else pytest.mark.slow) for name in FORMS])
 @pytest.mark.filterwarnings("error:the network cannot be exported for any batch")
 def test_an_export_agrees(name: str, tmp_path: Path) -> None:
     network = float64(name, **BRIEF[family(name)]).float()

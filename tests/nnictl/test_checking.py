@@ -99,7 +99,9 @@ def test_options_for_the_trials_are_checked_with_them(write: Write, monkeypatch:
     assert asked[-1].startswith("python trial.py --image-size 64 --check ")
 
 
-@pytest.mark.parametrize("name", ["paper-mixing", "paper-shift", "paper-bias"])
+@pytest.mark.parametrize(
+    "name", ["paper-mixing", *(pytest.param(name, marks=pytest.mark.slow) for name in ("paper-shift", "paper-bias"))]
+)
 def test_the_experiments_of_the_paper_pass_their_check(name: str) -> None:
     settings = check(ROOT / "experiments" / f"{name}.yml", "--epochs 1 --warmup-epochs 0 --image-size 16")
     space = settings["searchSpace"]

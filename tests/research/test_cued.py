@@ -68,7 +68,7 @@ def digit_in(image: np.ndarray, place: tuple[int, int]) -> int:
 
 
 def test_the_label_is_the_digit_that_the_cue_names() -> None:
-    images, labels = cued_images("cued-digits", "train", count=200)
+    images, labels = cued_images("cued-digits", "train", count=40)
     _, kinds = _pool("train")
     for image, label in zip(images, labels, strict=True):
         assert kinds[digit_in(image, PLACES[named_by_the_cue(image)])] == label
@@ -80,7 +80,7 @@ def is_stroke(image: np.ndarray) -> bool:
 
 
 def test_the_label_is_the_colour_of_the_digit_that_the_cue_points_at_or_shows_again() -> None:
-    images, labels = cued_images("cued-shapes", "train", count=200)
+    images, labels = cued_images("cued-shapes", "train", count=40)
     _, kinds = _pool("train")
     for image, label in zip(images, labels, strict=True):
         shown = [digit_in(image, place) for place in PLACES]

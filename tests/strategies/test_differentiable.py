@@ -18,6 +18,7 @@ from acmix_nas.training.images import ImageData
 from tests.searching.test_run import config, trained
 from tests.small import RESNET
 
+pytestmark = pytest.mark.usefixtures("few_digits")
 DIFFERENTIABLE = ("darts", "gumbel", "proxyless")
 
 

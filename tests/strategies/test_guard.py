@@ -19,6 +19,8 @@ from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_json
 from tests.searching.test_run import config
 
+pytestmark = pytest.mark.usefixtures("few_digits")
+
 
 def mixed(first: float) -> dict[str, dict[str, float]]:
     """Return probabilities in which one operator is first at the first slot, the other at the second."""
@@ -84,7 +86,7 @@ class Interrupt(pl.Callback):
 
 
 @pytest.mark.usefixtures("collapsing")
-@pytest.mark.parametrize("strategy", ["darts", "gumbel"])
+@pytest.mark.parametrize("strategy", ["darts", pytest.param("gumbel", marks=pytest.mark.slow)])
 def test_a_collapsed_search_ends_with_its_last_good_distribution(strategy: str, tmp_path: Path) -> None:
     settings = config(strategy=strategy, epochs=5, arc_warmup=0, patience=2)
     found_out = run_search(settings, tmp_path / "whole", progress=False)
