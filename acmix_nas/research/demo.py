@@ -196,7 +196,7 @@ def profiled(run: Run, names: Sequence[str], results: Results) -> tuple[Table, l
 
 
 def lead(accuracies: Mapping[str, Sequence[float]], plan: Plan) -> list[str]:
-    """Say how far the found network is above the best reference, where both were trained."""
+    """Say how far the found network is above or below the best reference, where both were trained."""
     means = {name: mean(values) for name, values in accuracies.items()}
     rivals = means.keys() - {FOUND}
     if FOUND not in means or not rivals:
@@ -206,7 +206,9 @@ def lead(accuracies: Mapping[str, Sequence[float]], plan: Plan) -> list[str]:
     if plan.alone == FULL.alone:
         trained = 1 / len(accuracies[FOUND]) + 1 / len(accuracies[rival])
         error, note = f" ± {100 * shipped('cued').noise() * trained**0.5:.1f}", "standard error, by the noise of the cued table"
-    return [f"from scratch it is {means[FOUND] - means[rival]:.1f}{error} points above {rival}, the best reference ({note})"]
+    points = means[FOUND] - means[rival]
+    side = "above" if points >= 0 else "below"
+    return [f"from scratch it is {abs(points):.1f}{error} points {side} {rival}, the best reference ({note})"]
 
 
 def drawn(run: Run, results: Results) -> bool:

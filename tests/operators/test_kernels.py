@@ -18,6 +18,9 @@ from acmix_nas.operators import Output, attention_path, kernels
 from acmix_nas.operators.kernels import compiled
 from acmix_nas.operators.stage import Path as Stage2
 
+QUICK = ("-O0", *compiled.FLAGS[1:])
+"""Where nothing is computed: optimising takes the compiler half a minute."""
+
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
@@ -212,6 +215,7 @@ def test_where_one_compiler_fails_the_next_is_tried(
     broken.write_text("#!/bin/sh\necho no libgomp >&2; exit 1")
     broken.chmod(0o755)
     monkeypatch.setattr(compiled, "COMPILERS", ("no-such", str(broken), *compiled.COMPILERS))
+    monkeypatch.setattr(compiled, "FLAGS", QUICK)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compiled.library() is not None
     assert caplog.records == []
@@ -219,6 +223,7 @@ def test_where_one_compiler_fails_the_next_is_tried(
 
 @pytest.mark.usefixtures("fresh")
 def test_what_was_compiled_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(compiled, "FLAGS", QUICK)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert compiled.library() is not None
     (made,) = tmp_path.rglob("*.so")

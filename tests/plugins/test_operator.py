@@ -126,14 +126,15 @@ def test_every_fused_form_agrees(name: str) -> None:
 def test_it_is_saved_built_fused_and_exported(tmp_path: Path) -> None:
     arguments = {key: value for key, value in RESNET.items() if key not in ("backbone", "slots")}
     arguments["channels"] = list(arguments["channels"])
-    choice = dict(zip(SLOTS, NAMES, strict=False))
+    chosen = ("conv", "axial", "acmix_axial", "acmix_local")
+    choice = dict(zip(SLOTS, chosen, strict=True))
     architecture = Architecture(RESNET["backbone"], choice, NAMES, arguments, (RESNET["slots"],))
     file = architecture.save(tmp_path / "architecture.json")
     assert json.loads(file.read_text())["origins"] == {"operators": {"axial": "acmix-outside 0.1"}}
     assert Architecture.load(file) == architecture
     network = train_briefly(build(file))
     fusion = fuse(network, images(), repeats=1)
-    assert [slot.operator for slot in fusion.slots] == list(NAMES[1:4])
+    assert [slot.operator for slot in fusion.slots] == list(chosen[1:])
     x = images(3)
     torch.testing.assert_close(fusion.network(x), network(x), atol=1e-4, rtol=1e-4)
     assert export_onnx(network, tmp_path / "network.onnx", 32) < 1e-4

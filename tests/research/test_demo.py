@@ -243,6 +243,9 @@ def test_the_lead_has_an_error_where_the_table_knows_its_noise() -> None:
     accuracies = {"found": [90.0, 92.0], "all conv": [80.0], "all global": [85.0]}
     assert lead(accuracies, FULL)[0].startswith("from scratch it is 6.0 ± ")
     assert lead(accuracies, Plan(16, 6, 1))[0].startswith("from scratch it is 6.0 points above all global")
+    assert lead({"found": [80.0], "all global": [85.0]}, Plan(16, 6, 1))[0].startswith(
+        "from scratch it is 5.0 points below all"
+    )
     assert lead({"found": [90.0]}, FULL) == []
     assert lead({"all conv": [90.0]}, FULL) == []
 
