@@ -29,7 +29,6 @@ WITH_BLOCKS = [page for page in (README, *PAGES) if blocks_of(page)]
 QUICK = [
     page for page in WITH_BLOCKS if page == README or page.parent.name == "extending" or page.stem in ("install", "first-hour")
 ]
-WITH_SLOW_BLOCKS = [page for page in WITH_BLOCKS if any(block.mark == "slow" for block in blocks_of(page))]
 
 
 def named(page: Path) -> str:
@@ -50,15 +49,17 @@ def read(reader: Reader, page: Path, slow: bool = False) -> None:
     assert number == sum(block.mark == "" or (slow and block.mark == "slow") for block in blocks_of(page))
 
 
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("page", QUICK, ids=named)
-def test_a_page_runs_as_it_is_written(page: Path, reader: Reader) -> None:
+def test_a_page_runs(page: Path, reader: Reader) -> None:
+    """As it is written, on fewer digits."""
     read(reader, page)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in WITH_BLOCKS if page not in QUICK], ids=named)
-def test_a_longer_page_runs_as_it_is_written(page: Path, reader: Reader) -> None:
-    read(reader, page)
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=named)
+def test_a_page_runs_as_it_is_written(page: Path, reader: Reader) -> None:
+    read(reader, page, slow=True)
 
 
 @pytest.mark.parametrize("page", WITH_BLOCKS, ids=named)
@@ -70,12 +71,6 @@ def test_what_a_page_says_can_be_read(page: Path) -> None:
         for command in block.commands if block.language == "sh" else ():
             if command.startswith(OURS) and not SHELL.search(command):
                 app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("page", WITH_SLOW_BLOCKS, ids=named)
-def test_a_page_runs_with_its_slow_blocks(page: Path, reader: Reader) -> None:
-    read(reader, page, slow=True)
 
 
 def test_what_does_not_run_is_little_and_has_a_reason() -> None:

@@ -201,7 +201,7 @@ def test_a_network_of_timms_is_taken_by_its_name(call: Call, tmp_path: Path) -> 
         "retrain", "resnet26_acmix", "--config", "short.yml", "--epochs", "1", "--backbone-args", "mixing=sum",
         "--output", "run", status=0,
     )  # fmt: skip
-    assert "after 1 epochs" in said
+    assert "after 1 epoch in" in said
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert [result["recipe"][name] for name in ("epochs", "optimizer", "lr")] == [1, "momentum", 0.01]
     architecture = Architecture.load(tmp_path / "run" / "architecture.json")

@@ -221,7 +221,7 @@ def test_the_report_has_both_tables(tmp_path: Path) -> None:
     assert [screen.row_count for screen in screens] == [16, 2]
     assert text.count("\n| perfect") == 5
     assert text.count(f"\n| {RANDOM}") == 8
-    assert "noise ceiling" in text
+    assert "Noise ceiling of τ" in text
 
 
 @pytest.mark.parametrize("name", ["random", "best"])
