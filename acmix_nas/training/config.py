@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from acmix_nas.util.errors import UserError, one_of
@@ -16,6 +17,7 @@ __all__ = ["DATA", "TASKS", "DataConfig"]
 
 DATA: Registry[Reader] = Registry("data", "acmix_nas.data", "digits")
 TASKS: Registry[type[Task]] = Registry("task", "acmix_nas.tasks", "classification")
+CHANNELS = (1, 3, 4)
 ERASERS = ("const", "pixel")
 AUGMENTATION = {"panel": "augmentation"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,10 +33,12 @@ class DataConfig:
         root: folder of timm's data sets.
         download: whether torchvision may fetch a "torch/…" data set into that folder.
         data_seed: draws the images of data sets that are drawn, such as "cued-digits"; no other data set has one.
-        in_chans: channels of the images, 1 (grey) or 3.
+        in_chans: channels of the images, 1 (grey), 3, or 4 (with transparency).
         image_size: side of the square images, in pixels.
         batch_size: images per step and device.
         workers: processes that load images; 0 loads in the main process.
+        verify: whether all pixels of a folder's images are read once before anything is trained, not only what says that they
+            are images.
         hflip: probability of a horizontal flip.
         scale: share of the image's area that a random crop keeps, (least, most).
         color_jitter: strength of brightness, contrast and saturation.
@@ -63,6 +67,7 @@ class DataConfig:
     image_size: int = 32
     batch_size: int = 64
     workers: int = 0
+    verify: bool = False
     hflip: float = field(default=0.0, metadata=AUGMENTATION)
     scale: tuple[float, float] | None = field(default=None, metadata=AUGMENTATION)
     color_jitter: float = field(default=0.0, metadata=AUGMENTATION)
@@ -74,16 +79,17 @@ class DataConfig:
     std: tuple[float, ...] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.in_chans not in (1, 3):
-            raise one_of("in_chans", self.in_chans, (1, 3))
+        if self.in_chans not in CHANNELS:
+            raise one_of("in_chans", self.in_chans, CHANNELS)
         for name in ("scale", "mean", "std"):  # lists, where they come from a file
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.in_chans == 1:  # a grey image has the mean of the three
+        if self.in_chans != 3:  # a grey image has the mean of the three, and so has transparency
             for name in ("mean", "std"):
                 values = getattr(self, name)
                 if len(values) == 3:
-                    object.__setattr__(self, name, (round(sum(values) / 3, 6),))
+                    one = round(sum(values) / 3, 6)
+                    object.__setattr__(self, name, (one,) if self.in_chans == 1 else (*values, one))
         for name, number in (("scale", 2), ("mean", self.in_chans), ("std", self.in_chans)):
             values = getattr(self, name)
             if values is not None and len(values) != number:
@@ -105,7 +111,14 @@ class DataConfig:
     def described(self) -> dict[str, Any]:
         """Return what a later step needs to read the same images."""
         seeded = {"data_seed": self.data_seed} if self.data_seed else {}
+        # Found again from any working folder.
+        folder = self.name if self.name in DATA or not Path(self.name).expanduser().is_dir() else _absolute(self.name)
         return {
-            "name": self.name, "root": self.root, **seeded, "in_chans": self.in_chans, "image_size": self.image_size,
+            "name": folder, "root": self.root and _absolute(self.root), **seeded,
+            "in_chans": self.in_chans, "image_size": self.image_size,
             "crop_pct": self.crop_pct, "mean": list(self.mean), "std": list(self.std),
         }  # fmt: skip
+
+
+def _absolute(folder: str) -> str:
+    return str(Path(folder).expanduser().resolve())

@@ -13,20 +13,21 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from timm.data import create_dataset, create_transform
-from timm.data.readers.reader_image_folder import find_images_and_targets
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from acmix_nas.training.config import DATA, DataConfig
 from acmix_nas.training.data import Data
+from acmix_nas.training.folders import Files, check_files, find_classes, say_skipped
 from acmix_nas.util.errors import UserError, first_line
+from acmix_nas.util.terminal import console
 
-__all__ = ["ImageData", "ImageSet", "Reader", "Source", "register_data"]
+__all__ = ["ImageData", "ImageSet", "Reader", "Source", "listed", "register_data"]
 
 # What a part's folder may be called.
 FOLDERS = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
 # Small data sets up to this size are transformed once and kept (about 200 MB at 96 pixels): an epoch then costs milliseconds.
 KEPT_SIZE = 96
-MODES = {1: "L", 3: "RGB"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class Source:
         """Return the images of these indices."""
         return Source(Subset(self.images, indices), [self.labels[i] for i in indices])
 
+    def relabelled(self, number: Sequence[int]) -> Source:
+        """Return the images with `number[label]` for each label."""
+        return Source(_Relabelled(self.images, number), [number[label] for label in self.labels])
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -47,6 +52,19 @@ class ImageSet:
 
     parts: dict[str, Source]
     class_names: list[str]
+
+    def named(self, class_names: Sequence[str], what: str) -> ImageSet:
+        """Return the images with the labels that their classes have in this order.
+
+        Raises:
+            UserError: where a class is not among these.
+        """
+        if set(self.class_names) - set(class_names):
+            raise UserError(
+                f"data {what!r} must have classes of the network, {listed(class_names)}; they have {listed(self.class_names)}"
+            )
+        number = [class_names.index(name) for name in self.class_names]
+        return ImageSet({part: source.relabelled(number) for part, source in self.parts.items()}, list(class_names))
 
 
 @dataclass(frozen=True)
@@ -127,9 +145,10 @@ class ImageData(Data):
     Args:
         config: which images, and how they are prepared.
         seed: of the order of an epoch.
+        class_names: the order of the classes, where it is known from a training; labels follow it by name.
 
     Raises:
-        UserError: where the data cannot be read; the message names the file or the folder.
+        UserError: where the data cannot be read, which the message names, or have other classes.
 
     Example:
         >>> data = ImageData(DataConfig("digits", image_size=16))
@@ -137,16 +156,20 @@ class ImageData(Data):
         ((3, 16, 16), 10)
     """
 
-    def __init__(self, config: DataConfig, seed: int = 0) -> None:
+    def __init__(self, config: DataConfig, seed: int = 0, class_names: Sequence[str] | None = None) -> None:
         reader = reader_of(config)
         if config.data_seed and not reader.drawn:
             drawn = ", ".join(name for name in DATA.names() if DATA.get(name).drawn)
             raise UserError(f"data_seed must be 0, or positive with {drawn}; got data_seed={config.data_seed}, {config.name!r}")
         images = reader.read(config)
+        if class_names is not None:
+            images = images.named(class_names, config.name)
         if len(images.class_names) < 2:
             raise UserError(f"data {config.name!r} must have at least two classes; it has only {images.class_names}")
         parts: dict[str, Any] = {}
         for part, source in _split(config.name, images.parts).items():
+            if absent := [name for label, name in enumerate(images.class_names) if label not in set(source.labels)]:
+                console.print(f"data: the {part} part of {config.name!r} has no image of {listed(absent)}", markup=False)
             augmented = config.augmented and part == "train"
             transformed = _Transformed(source.images, _transform(config, augmented), MODES[config.in_chans])
             kept = reader.small and not augmented and config.image_size <= KEPT_SIZE
@@ -162,34 +185,29 @@ class ImageData(Data):
     @property
     def described(self) -> dict[str, Any]:
         seeded = {"data_seed": self.config.data_seed} if self.drawn else {}
-        return {**self.config.described, **seeded, "num_classes": self.num_classes}
+        classes = {"num_classes": self.num_classes, "class_names": self.class_names}
+        return {**self.config.described, **seeded, **classes}
 
     @property
     def settings(self) -> dict[str, Any]:
         return asdict(self.config)
 
 
-class _UnreadableImageError(UserError):
-    """One line also where a worker process raised it: torch then makes the worker's whole traceback the message."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message.strip().splitlines()[-1].rpartition("_UnreadableImageError: ")[2])
-
-
-class _Files(Dataset[tuple[Image.Image, int]]):
-    def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
-        self.paths, self.labels = paths, labels
+class _Relabelled(Dataset[tuple[Image.Image, int]]):
+    def __init__(self, images: Any, number: Sequence[int]) -> None:
+        self.images, self.number = images, number
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                return image.convert("RGB"), self.labels[index]
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
-            raise _UnreadableImageError(f"data: {path!r} must be a readable image ({error}); mend or remove it") from error
+        image, label = self.images[index]
+        return image, self.number[int(label)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message, not more than a line of them."""
+    return ", ".join(names[:10]) + (f", … ({len(names)} in all)" if len(names) > 10 else "")
 
 
 class _Transformed(Dataset[tuple[torch.Tensor, int]]):
@@ -275,7 +293,9 @@ def read_folder(config: DataConfig) -> ImageSet:
     folder = Path(config.root if config.name == "folder" and config.root else config.name).expanduser()
     if not folder.is_dir():
         raise UserError(f"data: there is no folder {str(folder)!r}")
-    return ImageSet(*_read_folders(folder))
+    parts, names = _read_folders(folder)
+    check_files([path for source in parts.values() for path in source.images.paths], whole=config.verify)
+    return ImageSet(parts, names)
 
 
 def _read_folders(folder: Path) -> tuple[dict[str, Source], list[str]]:
@@ -289,17 +309,13 @@ def _read_folders(folder: Path) -> tuple[dict[str, Source], list[str]]:
     sources: dict[str, Source] = {}
     names: list[str] = []
     for part, place in (found or {"train": folder}).items():
-        samples, classes = find_images_and_targets(str(place))
-        if not samples:
-            raise UserError(f"data: {str(place)!r} must hold one folder of images per class; there is no image in it")
-        if "" in classes:
-            raise UserError(f"data: {str(place)!r} must hold one folder of images per class; there are images beside them")
-        here = list(classes)  # in the order of their indices
-        names = names or here
-        if unknown := sorted(set(here) - set(names)):
+        there = find_classes(place)
+        say_skipped(place, there.skipped)
+        names = names or there.class_names
+        if unknown := [name for name in there.class_names if name not in names]:
             raise UserError(f"data: {str(place)!r} must have no class that train/ lacks; it has {', '.join(unknown)}")
-        labels = [names.index(here[index]) for _, index in samples]
-        sources[part] = Source(_Files([path for path, _ in samples], labels), labels)
+        labels = [names.index(there.class_names[label]) for label in there.labels]
+        sources[part] = Source(Files(there.paths, labels), labels)
     return sources, names
 
 

@@ -20,7 +20,7 @@ from acmix_nas.bias import BiasLogger
 from acmix_nas.slots.backbones import for_size, is_backbone
 from acmix_nas.training.config import DATA, TASKS, DataConfig
 from acmix_nas.training.data import Data
-from acmix_nas.training.images import ImageData
+from acmix_nas.training.images import ImageData, listed
 from acmix_nas.training.loop import Fitted, begun, fit, measure, seed_all
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.task import Evaluation, Task
@@ -150,11 +150,13 @@ def evaluate(
     refuse_bare_loaders(data)
     if not isinstance(data, pl.LightningDataModule | DataConfig):
         data = chosen_images(architecture, DataConfig(), data)
-    images = data_for(data)
-    classes = architecture.data.get("num_classes")
-    here = images.described["num_classes"]
+    names = architecture.data.get("class_names")
+    images = data_for(data, class_names=names)
+    classes, here = architecture.data.get("num_classes"), images.described["num_classes"]
     if here != classes:
         raise UserError(f"data have {here} classes, and the network {classes}; give data of the same classes")
+    if names and images.class_names and list(names) != images.class_names:
+        raise UserError(f"data must have the network's classes in its order, {listed(names)}; got {listed(images.class_names)}")
     return measure(network, images, part, task_for(task, architecture), progress)
 
 
@@ -201,14 +203,17 @@ def task_for(task: Task | str | None, architecture: Architecture | None = None) 
     return task if isinstance(task, Task) else TASKS.get(task or TASKS.default)()
 
 
-def data_for(data: pl.LightningDataModule | DataConfig, seed: int = 0) -> Data:
+def data_for(data: pl.LightningDataModule | DataConfig, seed: int = 0, class_names: Sequence[str] | None = None) -> Data:
     """Return the loaders of a config, or of data of the user's own, in the order of a seed.
+
+    Args:
+        class_names: those of a training, whose labels the images of a config take.
 
     Raises:
         UserError: where the images cannot be read.
     """
     if isinstance(data, DataConfig):
-        return ImageData(data, seed)
+        return ImageData(data, seed, class_names)
     loaders = data if isinstance(data, Data) else Data.of(data)
     loaders.seed = seed
     return loaders
