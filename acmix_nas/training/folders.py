@@ -143,7 +143,10 @@ def check_files(paths: Sequence[str], whole: bool = False) -> None:
         UserError: with their number and the first of them.
     """
     files, broken = Files(paths, [0] * len(paths)), []
-    for index in track(range(len(paths)), "looking at the images", console=console, transient=True):
+    looked = track(
+        range(len(paths)), "looking at the images", console=console, transient=True, disable=not console.is_terminal
+    )  # fmt: skip
+    for index in looked:
         try:
             if whole:
                 _ = files[index]
