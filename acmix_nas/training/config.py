@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,7 +36,7 @@ class DataConfig:
         data_seed: draws the images of data sets that are drawn, such as "cued-digits"; no other data set has one.
         in_chans: channels of the images, 1 (grey), 3, or 4 (with transparency).
         image_size: side of the square images, in pixels.
-        batch_size: images per step and device.
+        batch_size: images per step and device; batch normalisation needs two.
         workers: processes that load images; 0 loads in the main process.
         verify: whether all pixels of a folder's images are read once before anything is trained, not only what says that they
             are images.
@@ -94,11 +95,21 @@ class DataConfig:
             values = getattr(self, name)
             if values is not None and len(values) != number:
                 raise UserError(f"{name} must have {number} numbers; got {name}={values}")
-        for name, least in (("image_size", 8), ("batch_size", 1), ("workers", 0), ("data_seed", 0)):
+        for name, least in (("image_size", 8), ("batch_size", 2), ("workers", 0), ("data_seed", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}; got {name}={getattr(self, name)}")
-        if not 0 < self.crop_pct <= 1:
-            raise UserError(f"crop_pct must be positive and at most 1; got crop_pct={self.crop_pct}")
+        low, high = self.scale or (1.0, 1.0)
+        for name, right, meaning in (
+            ("crop_pct", 0 < self.crop_pct <= 1, "positive and at most 1"),
+            ("hflip", 0 <= self.hflip <= 1, "from 0 to 1"),
+            ("re_prob", 0 <= self.re_prob <= 1, "from 0 to 1"),
+            ("color_jitter", 0 <= self.color_jitter <= 1, "from 0 to 1"),
+            ("scale", 0 < low <= high <= 1, "two shares of the area, the smaller one first"),
+            ("mean", all(map(math.isfinite, self.mean)), "finite numbers"),
+            ("std", all(0 < one < math.inf for one in self.std), "positive numbers"),
+        ):
+            if not right:
+                raise UserError(f"{name} must be {meaning}; got {name}={getattr(self, name)}")
         if self.re_mode not in ERASERS:
             raise one_of("re_mode", self.re_mode, ERASERS)
 

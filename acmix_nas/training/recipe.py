@@ -10,6 +10,8 @@ from acmix_nas.util.errors import UserError, one_of
 __all__ = ["Recipe"]
 
 SCHEDULES = ("cosine", "tanh", "poly", "none")
+LARGEST = 1e3
+"""A learning rate or a strength above it is a slip of the pen."""
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -63,16 +65,16 @@ class Recipe:
     def __post_init__(self) -> None:
         for field, right, meaning in (
             ("epochs", self.epochs >= 1, "at least 1"),
-            ("lr", self.lr > 0, "positive"),
-            ("weight_decay", self.weight_decay >= 0, "0 or more"),
+            ("lr", 0 < self.lr <= LARGEST, f"positive and at most {LARGEST:g}"),
+            ("weight_decay", 0 <= self.weight_decay <= LARGEST, f"from 0 to {LARGEST:g}"),
             ("warmup_epochs", 0 <= self.warmup_epochs <= self.epochs, f"from 0 to epochs={self.epochs}"),
             ("min_lr", 0 <= self.min_lr <= self.lr, f"from 0 to lr={self.lr}"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "0 or more and less than 1"),
-            ("mixup", self.mixup >= 0, "0 or more"),
-            ("cutmix", self.cutmix >= 0, "0 or more"),
+            ("mixup", 0 <= self.mixup <= LARGEST, f"from 0 to {LARGEST:g}"),
+            ("cutmix", 0 <= self.cutmix <= LARGEST, f"from 0 to {LARGEST:g}"),
             ("ema_decay", 0 <= self.ema_decay < 1, "0 or more and less than 1"),
             ("clip_grad", self.clip_grad is None or self.clip_grad > 0, "positive, or None"),
-            ("seed", self.seed >= 0, "0 or more"),
+            ("seed", 0 <= self.seed < 2**32, "from 0 to below 2**32"),
         ):
             if not right:
                 raise UserError(f"{field} must be {meaning}; got {field}={getattr(self, field)}")
