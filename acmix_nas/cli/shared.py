@@ -15,6 +15,7 @@ from rich.console import Console
 
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import new_folder
+from acmix_nas.util.signals import signals_raise
 from acmix_nas.util.terminal import console
 
 if TYPE_CHECKING:
@@ -87,16 +88,18 @@ def folder_for(output: Path | None, name: str, resume: bool = False) -> Path:
 
 @contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Say how a run goes on that was interrupted, if there is something to go on from."""
+    """Say how a run goes on that was interrupted by Ctrl-C, SIGTERM or SIGHUP, if there is something to go on from."""
     from acmix_nas.training.loop import first_process
 
     try:
-        yield
+        with signals_raise():
+            yield
     except (KeyboardInterrupt, SystemExit):
-        if first_process() and any(folder.rglob("last.ckpt")):
-            console.print(
-                f"interrupted: the same command with --resume --output {folder} goes on", markup=False, soft_wrap=True
-            )
+        if first_process():
+            kept = any(folder.rglob("last.ckpt"))
+            goes_on = f"the same command with --resume --output {folder} goes on"
+            nothing = f"nothing was kept: there was no checkpoint yet in {folder}"
+            console.print(f"interrupted: {goes_on if kept else nothing}", markup=False, soft_wrap=True)
         raise
 
 

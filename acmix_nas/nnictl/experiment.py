@@ -24,10 +24,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from acmix_nas.nnictl.checking import check, environment
 from acmix_nas.nnictl.patience import SHARE, Still, computed, ended
-from acmix_nas.nnictl.processes import end, left_behind, servers, signals_raise, started
+from acmix_nas.nnictl.processes import end, left_behind, servers, started
 from acmix_nas.nnictl.results import read_results, table
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import write_json
+from acmix_nas.util.signals import signals_raise
 from acmix_nas.util.terminal import BrokenRun
 
 __all__ = ["ExperimentError", "launch"]

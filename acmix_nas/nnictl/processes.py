@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from itertools import pairwise
 
 import psutil
 
-__all__ = ["end", "left_behind", "servers", "signals_raise", "started"]
-
-
-@contextmanager
-def signals_raise() -> Iterator[None]:
-    """Make a closed terminal and a scheduler's SIGTERM raise, as Ctrl-C does, so that the server is stopped before the end."""
-
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # nohup's choice is kept
-    for number in changed:
-        signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)
+__all__ = ["end", "left_behind", "servers", "started"]
 
 
 def servers(experiment: str) -> list[psutil.Process]:

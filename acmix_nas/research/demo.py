@@ -20,7 +20,6 @@ from acmix_nas.bias import report as draw_bias
 from acmix_nas.bias.history import HISTORY
 from acmix_nas.deploy import profile as profiling
 from acmix_nas.nnictl.experiment import launch
-from acmix_nas.nnictl.processes import signals_raise
 from acmix_nas.nnictl.results import read_results
 from acmix_nas.research.benchmark import CUED, shipped
 from acmix_nas.research.benchmark.spaces import Space
@@ -31,6 +30,7 @@ from acmix_nas.training.images import ImageData
 from acmix_nas.training.loop import measure
 from acmix_nas.training.retrain import data_of
 from acmix_nas.util.errors import UserError, first_line
+from acmix_nas.util.signals import signals_raise
 from acmix_nas.util.terminal import console, mean_and_deviation
 
 __all__ = ["EXPERIMENT", "demo", "references"]
