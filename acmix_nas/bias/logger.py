@@ -47,8 +47,8 @@ class BiasLogger(pl.Callback):
         for writer in _writers(trainer):
             write_layout(writer, observations)
         if trainer.global_step == 0:
-            # Epoch 0 alone may be replaced: it is what a run leaves that stopped before its first checkpoint.
-            if self.history.exists() and any(o.epoch > 0 for o in read_history(self.history)):
+            # Epochs 0 and 1 may be replaced: a run leaves them that stopped before its first checkpoint.
+            if self.history.exists() and any(o.epoch > 1 for o in read_history(self.history)):
                 raise UserError(
                     f"folder {str(self.history.parent)!r} holds the {HISTORY} of another run; "
                     "resume that run from its checkpoint, or choose a new folder"

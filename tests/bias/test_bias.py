@@ -332,6 +332,13 @@ def test_history_of_another_run_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "history.csv").read_text() == old
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    append_history(tmp_path / "history.csv", search(epochs=2))
+    fit(BiasLogger(tmp_path), tmp_path, Derived(), epochs=1)
+    assert {o.slot for o in read_history(tmp_path / "history.csv")} == {"layer1.0", "layer2.0"}
+    assert {o.epoch for o in read_history(tmp_path / "history.csv")} == {0, 1}
+
+
 def test_network_may_be_given(tmp_path: Path) -> None:
     slot = Slot()
     fit(BiasLogger(tmp_path, lambda: nn.ModuleDict({"slot": slot})), tmp_path, Derived(), epochs=1)
