@@ -19,10 +19,10 @@ from acmix_nas.searching.again import RANKING, Ranked, write_ranking
 from acmix_nas.searching.config import SearchConfig
 from acmix_nas.searching.race import race
 from acmix_nas.searching.supernets import COLLAPSE, begin, begun, describe, judge, make_supernet, train_supernet
-from acmix_nas.strategies.base import SearchStrategy
+from acmix_nas.strategies.base import SearchStrategy, Supernet
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.data import Data
-from acmix_nas.training.loop import first_process
+from acmix_nas.training.loop import alone_in, first_process
 from acmix_nas.training.retrain import copy_of, data_for, refuse_bare_loaders, refuse_image_settings, task_for
 from acmix_nas.training.task import Task
 from acmix_nas.util.errors import UserError
@@ -163,7 +163,8 @@ def run_search(
         backbone: the user's module, where the config names no backbone.
 
     Raises:
-        UserError: where the folder holds a finished search, or no architecture meets the budget, and as `train_supernet` does.
+        UserError: where the folder holds a finished search, or no architecture meets the budget, where another run uses the
+            folder, and as `train_supernet` does.
     """
     if (folder / "result.json").exists():
         raise UserError(f"folder {str(folder)!r} holds a finished search; take another folder")
@@ -173,6 +174,14 @@ def run_search(
     data = data or data_for(config.data, seed=config.recipe.seed)
     supernet = make_supernet(config, data, task or task_for(config.task), backbone, progress)
     any_within(supernet.table, config.limits)  # before anything is trained
+    with alone_in(folder):
+        return _run(config, supernet, folder, start, resumed, callbacks, resume, trainer_kwargs, backbone)
+
+
+def _run(
+    config: SearchConfig, supernet: Supernet, folder: Path, start: float, resumed: bool, callbacks: Sequence[pl.Callback],
+    resume: bool, trainer_kwargs: Mapping[str, Any] | None, backbone: nn.Module | None,
+) -> Found:  # fmt: skip
     if config.method.supernet:
         train_supernet(config, supernet, folder, callbacks=callbacks, resume=resume, trainer_kwargs=trainer_kwargs)
     else:

@@ -8,7 +8,7 @@ import random
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from acmix_nas.util.errors import UserError
 from acmix_nas.util.terminal import BrokenRun
 
 __all__ = [
-    "EpochSeed", "Fitted", "begun", "evaluation_device", "first_process", "fit", "make_trainer", "measure", "quiet",
+    "EpochSeed", "Fitted", "alone_in", "begun", "evaluation_device", "first_process", "fit", "make_trainer", "measure", "quiet",
     "recalibrate", "running", "seed_all", "trainer_options",
 ]  # fmt: skip
 
@@ -99,6 +99,11 @@ def running() -> Iterator[None]:
 def first_process() -> bool:
     """Return whether this is the process that talks and writes, of several that train together."""
     return getattr(rank_zero_only, "rank", None) in (None, 0)
+
+
+def alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Hold a folder for this run and its processes; see `files.held`."""
+    return files.held(folder) if first_process() else nullcontext()
 
 
 def make_trainer(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:

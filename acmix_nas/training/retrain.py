@@ -21,7 +21,7 @@ from acmix_nas.slots.backbones import for_size, is_backbone
 from acmix_nas.training.config import DATA, TASKS, DataConfig
 from acmix_nas.training.data import Data
 from acmix_nas.training.images import ImageData, listed
-from acmix_nas.training.loop import Fitted, begun, fit, measure, seed_all
+from acmix_nas.training.loop import Fitted, alone_in, begun, fit, measure, seed_all
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.task import Evaluation, Task
 from acmix_nas.util.errors import UserError, did_you_mean
@@ -336,29 +336,36 @@ def train_architecture(
         until: pause after so many epochs, see `fit`.
 
     Raises:
-        UserError: as `fit` and `build` do, and where the folder holds another architecture.
+        UserError: as `fit` and `build` do, where the folder holds another architecture, and where another run uses it.
     """
-    task = task_for(task, architecture)
-    goes_on = begun(folder, resume)
-    arguments = {**architecture.backbone_args, **(backbone_args or {})}
-    name = TASKS.name_of(type(task))
-    origins = {**architecture.origins, "data": DATA.origins([str(data.name)]), "tasks": TASKS.origins([name] if name else [])}
-    architecture = dataclasses.replace(architecture, data=data.described, task=name, backbone_args=arguments, origins=origins)
-    architecture = sized(architecture, data.input_size[-1])
-    file = folder / "architecture.json"
-    if file.exists():  # of what goes on, or was refused or interrupted before its first checkpoint
-        check_same(architecture, file)
-    seed_all(recipe.seed)
-    made = {} if architecture.backbone is None else task.network_args(data)
-    network = build(architecture, weights=weights, backbone=copy_of(backbone), **made)
-    if not goes_on:
-        architecture.save(file)
-    bias = BiasLogger(folder, every=recipe.epochs)
-    fitted = fit(
-        network, data, recipe, folder, task=task,
-        callbacks=[bias, *callbacks], progress=progress, resume=resume, until=until, trainer_kwargs=trainer_kwargs,
-    )  # fmt: skip
-    return Trained(**vars(fitted), architecture=architecture, network=network, folder=folder)
+    with alone_in(folder):
+        task = task_for(task, architecture)
+        goes_on = begun(folder, resume)
+        arguments = {**architecture.backbone_args, **(backbone_args or {})}
+        name = TASKS.name_of(type(task))
+        origins = {
+            **architecture.origins,
+            "data": DATA.origins([str(data.name)]),
+            "tasks": TASKS.origins([name] if name else []),
+        }
+        architecture = dataclasses.replace(
+            architecture, data=data.described, task=name, backbone_args=arguments, origins=origins
+        )
+        architecture = sized(architecture, data.input_size[-1])
+        file = folder / "architecture.json"
+        if file.exists():  # of what goes on, or was refused or interrupted before its first checkpoint
+            check_same(architecture, file)
+        seed_all(recipe.seed)
+        made = {} if architecture.backbone is None else task.network_args(data)
+        network = build(architecture, weights=weights, backbone=copy_of(backbone), **made)
+        if not goes_on:
+            architecture.save(file)
+        bias = BiasLogger(folder, every=recipe.epochs)
+        fitted = fit(
+            network, data, recipe, folder, task=task,
+            callbacks=[bias, *callbacks], progress=progress, resume=resume, until=until, trainer_kwargs=trainer_kwargs,
+        )  # fmt: skip
+        return Trained(**vars(fitted), architecture=architecture, network=network, folder=folder)
 
 
 def copy_of(module: nn.Module | None) -> nn.Module | None:

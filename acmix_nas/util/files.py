@@ -9,11 +9,14 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from acmix_nas.util.errors import UserError
 
@@ -21,6 +24,7 @@ __all__ = [
     "check_format",
     "command_line",
     "document",
+    "held",
     "new_folder",
     "provenance",
     "read_csv",
@@ -35,7 +39,32 @@ __all__ = [
 ]
 
 COMMENT = re.compile(r"# acmix-nas (.+?), version (\d+), made by: ")
+LOCK = ".lock"
 PACKAGES = ("acmix-nas", "nni", "numpy", "pytorch-lightning", "timm", "torch")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder for one run, here or in another process, and make it where there is none.
+
+    Raises:
+        UserError: where another run holds it.
+    """
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"folder {str(folder)!r} is in use by another run; wait for its end, or take another folder") from None
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+        if new:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
 
 def command_line() -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import command_line, new_folder, provenance, read_json, save_tensors, write_json, write_text
+from acmix_nas.util.files import command_line, held, new_folder, provenance, read_json, save_tensors, write_json, write_text
 
 
 def test_a_new_folder_is_new(tmp_path: Path) -> None:
@@ -59,3 +59,23 @@ def test_the_command_is_as_a_person_types_it(typed: list[str], expected: str, mo
 
 def test_provenance_names_versions() -> None:
     assert provenance()["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_a_folder_is_held_by_one_run(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with held(folder):
+        with pytest.raises(UserError, match="run' is in use by another run; wait for its end, or take another"), held(folder):
+            pass
+        (folder / "kept").touch()
+    with held(folder):
+        pass
+    assert [file.name for file in folder.iterdir()] == ["kept"]
+
+
+def test_a_folder_that_was_made_for_a_run_goes_where_nothing_was_written(tmp_path: Path) -> None:
+    with held(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "run").exists()
+    with held(tmp_path):
+        pass
+    assert tmp_path.exists()
