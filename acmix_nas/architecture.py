@@ -181,7 +181,7 @@ def skeleton(
     """Return the backbone with nothing put at its slots yet, and the slots. Arguments and errors are those of `build`."""
     if backbone is None:
         if architecture.backbone is None:
-            raise UserError("architecture was searched on a module of its own; pass that module as backbone=…")
+            raise UserError("architecture was searched on a module of its own; pass that module as backbone=… from Python")
         arguments = {**architecture.backbone_args, **backbone_args}
         num_classes = architecture.data.get("num_classes") if num_classes is None else num_classes
         if num_classes is not None:

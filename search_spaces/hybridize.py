@@ -41,6 +41,7 @@ class HybridSpace(ModelSpace):
         if share not in SHARING:
             raise one_of("share", share, SHARING)
         self.backbone, self.slots = open_backbone(backbone, backbone_args, slots, heads, candidates)
+        self.backbone.train()  # a module of the user's may come as it was evaluated
         for slot in self.slots:
             put(self.backbone, slot.name, HybridSlot(slot, share, self.backbone.get_submodule(slot.name)))
 

@@ -29,7 +29,7 @@ __all__ = [
     "out", "resumable", "size_for", "slots_table",
 ]  # fmt: skip
 
-out = Console()
+out = Console(markup=False)  # a folder may have brackets in its name
 SAVED = "architecture.json, the folder of a search or retraining that holds one, or a name that timm knows"
 CHOSEN = "ACMIX_NAS_OUTPUT"
 """Tells the other processes of a training, which run the same command line, which new folder the first one chose."""

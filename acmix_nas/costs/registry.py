@@ -129,7 +129,7 @@ def cost_named(name: str, what: str = "cost") -> type[Cost]:
     if name in COSTS:
         return COSTS.get(name)
     aliases: list[str] = []
-    for cost in map(COSTS.get, COSTS.names()):
+    for _, cost in COSTS.working():
         if name in cost.aliases:
             return cost
         aliases += cost.aliases

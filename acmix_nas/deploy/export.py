@@ -37,7 +37,7 @@ def export_onnx(
     Args:
         network: from images to one tensor; it is not changed.
         path: a file that does not exist yet; it appears only once it agrees with PyTorch.
-        input_size: (channels, height, width) of an image, or the side of a square image of three channels; the file takes no
+        input_size: (channels, height, width) of an image, or the side of a square one; the file takes no
             other.
         batch: B; None for any, or for 1 with a warning where the network cannot be exported for any.
         opset: of ONNX. 18 is what torch's exporter is written in, and onnxruntime reads since 1.14.
@@ -62,7 +62,7 @@ def export_onnx(
     except ImportError as error:
         raise UserError(f"export to ONNX needs {error.name}, which is not installed; pip install 'acmix-nas[onnx]'") from None
     with _new_file(Path(path)) as temporary:
-        network, program, batches = _trace(network, full_size(input_size), batch)
+        network, program, batches = _trace(network, full_size(input_size, network), batch)
         exported = torch.onnx.export(
             program, (), dynamo=True, input_names=["images"], output_names=["logits"], opset_version=opset, verbose=False,
             dynamic_shapes=({0: "batch"},) if len(batches) > 1 else None,  # only names what the program has
@@ -80,7 +80,7 @@ def export_onnx(
         session = onnxruntime.InferenceSession(temporary, options, providers=["CPUExecutionProvider"])
         return _check_parity(
             network, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
-            full_size(input_size), batches, tolerance,
+            full_size(input_size, network), batches, tolerance,
         )  # fmt: skip
 
 
@@ -92,9 +92,9 @@ def export_program(
     `provenance.json` inside it says which command made it. Arguments, result and errors are those of `export_onnx`.
     """
     with _new_file(Path(path)) as temporary:
-        network, program, batches = _trace(network, full_size(input_size), batch)
+        network, program, batches = _trace(network, full_size(input_size, network), batch)
         torch.export.save(program, temporary, extra_files={"provenance.json": _text(provenance())})
-        return _check_parity(network, torch.export.load(temporary).module(), full_size(input_size), batches, tolerance)
+        return _check_parity(network, torch.export.load(temporary).module(), full_size(input_size, network), batches, tolerance)
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def count(
     Of a backbone as it is, without slots, the stages are those of the convolutions and attentions that could be slots.
 
     Args:
-        input_size: (channels, height, width) of an image, or the side of a square image of three channels.
+        input_size: (channels, height, width) of an image, or the side of a square one.
         num_classes, backbone: see `build`. The backbone is not changed.
 
     Raises:
@@ -83,7 +83,7 @@ def count(
     if not slots and places(plain):
         slots = find_slots(plain)
         chosen = {slot.name: plain.get_submodule(slot.name) for slot in slots}
-    found = survey(plain, slots, full_size(input_size))
+    found = survey(plain, slots, full_size(input_size, plain))
     stages: dict[str, OperatorCounts] = {}
     for slot in slots:
         cost = module_counts(chosen[slot.name], *found.sizes[slot.name])
@@ -130,9 +130,14 @@ class Profile:
         return batch / self.latency[batch].median * 1e3
 
 
-def full_size(size: int | Sequence[int]) -> tuple[int, ...]:
-    """Return (channels, height, width) of an image, where the side of a square one of three channels is enough."""
-    return (3, size, size) if isinstance(size, int) else tuple(size)
+def full_size(size: int | Sequence[int], network: nn.Module) -> tuple[int, ...]:
+    """Return (channels, height, width) of an image, where the side of a square one is enough.
+
+    The channels are then those of the network's first convolution, or three.
+    """
+    if not isinstance(size, int):
+        return tuple(size)
+    return next((part.in_channels for part in network.modules() if isinstance(part, nn.Conv2d)), 3), size, size
 
 
 def profile(
@@ -151,7 +156,7 @@ def profile(
 
     Args:
         networks: name → network.
-        input_size: (channels, height, width) of an image, or the side of a square image of three channels.
+        input_size: (channels, height, width) of an image, or the side of a square one.
         batch_size: of the second latency, the throughput and the memory; the first latency is at 1.
         repeats: timed forwards of each network and batch size.
         warmup: forwards of each network and batch size before any is timed.
@@ -180,7 +185,7 @@ def profile(
         if counted.parameters != parameters.get(name):
             raise UserError(f"counts of {name!r} have {counted.parameters} parameters, its network {parameters.get(name)}")
     copies = {name: copy.deepcopy(network).to(place).eval() for name, network in networks.items()}
-    size = full_size(input_size)
+    size = full_size(input_size, next(iter(networks.values())))
     images = {batch: torch.randn(batch, *size).to(place) for batch in sorted({1, batch_size})}
 
     calls = {(batch, name): partial(network, images[batch]) for batch in images for name, network in copies.items()}

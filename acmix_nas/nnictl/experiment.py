@@ -163,7 +163,7 @@ def _finished_shown(folder: Path) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(UserError):  # there is none
-            console = Console(stderr=True)
+            console = Console(stderr=True, markup=False)
             console.print(table(read_results(folder)))
             console.print(f"finished trials are kept: acmix-nas export {folder}", markup=False, soft_wrap=True)
         raise
@@ -212,7 +212,7 @@ def _watch(
     from nni.experiment import rest
 
     local = settings["trainingService"]["platform"] == "local"
-    console = Console(stderr=True, quiet=not progress)
+    console = Console(stderr=True, quiet=not progress, markup=False)
     console.print(f"experiment {folder.name}, web page http://localhost:{port}, folder {folder}", soft_wrap=True)
     columns = TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     jobs: list[dict[str, Any]] = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,7 +111,8 @@ class LocalPath(Path):
         return products + encoding_macs(self.position, height, width)
 
 
-class Tiles(NamedTuple):
+@dataclass(frozen=True)
+class Tiles:
     """How one axis of a map is cut into tiles of queries, and which keys each tile reaches."""
 
     size: int

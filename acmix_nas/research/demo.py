@@ -149,7 +149,7 @@ def _shown(run: Run) -> Iterator[None]:
 
 def show(run: Run) -> None:
     """Write and print the table and the pictures of what has finished, and say what is missing."""
-    out, results, missing = Console(), run.trainings.finished(), run.missing
+    out, results, missing = Console(markup=False), run.trainings.finished(), run.missing
     names = [name for name in (FOUND, *references(CUED)) if name in results or (name == FOUND and name in run.architectures)]
     lines = [f"missing: {', '.join(missing)}"] if missing else []
     if names:

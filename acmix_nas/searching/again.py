@@ -73,7 +73,10 @@ class FinishedSearch:
         found, folder = Architecture.load(file), file.parent
         ranking = read_ranking(folder / RANKING) if (folder / RANKING).exists() else []
         if not ranking and not found.probabilities:
-            raise UserError(f"search {str(saved)!r} ranks no architectures; search by single_path, darts, gumbel or proxyless")
+            raise UserError(
+                f"{str(saved)!r} ranks no architectures, as a training or a random search; "
+                "give a search by single_path, darts, gumbel or proxyless"
+            )
         network, slots = skeleton(found, backbone=backbone)
         table = CostTable.of(network, slots, found.input_size, dict.fromkeys((*COUNTED, *measures)))
         return cls(found, table, ranking)

@@ -16,7 +16,7 @@ from acmix_nas.util.errors import UserError, one_of
 from acmix_nas.util.files import read_document, write_document
 from acmix_nas.util.registry import Registry
 
-__all__ = ["SearchConfig"]
+__all__ = ["SETTINGS", "SearchConfig"]
 
 SHARING = ("all", "attention", "none")
 STARTS = ("inherited", "scratch")
@@ -127,8 +127,8 @@ class SearchConfig:
 
         return parse_budget(self.budget)
 
-    def arguments(self, image_size: int) -> dict[str, Any]:
-        """Return what timm's create_model takes for the backbone, at this size of images."""
+    def arguments(self, image_size: int | tuple[int, int]) -> dict[str, Any]:
+        """Return what timm's create_model takes for the backbone, at this side of images, or (height, width)."""
         from acmix_nas.slots.backbones import for_size
 
         return for_size(self.backbone, self.backbone_args, image_size) if self.backbone else dict(self.backbone_args)
@@ -169,9 +169,9 @@ class SearchConfig:
         """Return the settings as a file has them."""
         return asdict(self)
 
-    def save(self, folder: Path) -> Path:
-        """Write what a search in this folder is begun with."""
-        return write_document(folder / SETTINGS, "search", {"search": self.content})
+    def save(self, folder: Path, **beside: Any) -> Path:
+        """Write what a search in this folder is begun with, and what tells its data, task and backbone from others."""
+        return write_document(folder / SETTINGS, "search", {"search": self.content, **beside})
 
     @classmethod
     def load(cls, folder: Path) -> SearchConfig:

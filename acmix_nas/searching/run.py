@@ -185,7 +185,7 @@ def _run(
     if config.method.supernet:
         train_supernet(config, supernet, folder, callbacks=callbacks, resume=resume, trainer_kwargs=trainer_kwargs)
     else:
-        begin(config, folder, resume)
+        begin(config, supernet, folder, resume)
     if not first_process():
         raise SystemExit(0)  # Lightning started this process for the supernet alone; the first one goes on
     shortlist = config.method.shortlist(supernet, config.finalists, config.distance(len(supernet.space.slots)))

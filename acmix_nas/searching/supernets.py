@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +23,7 @@ from acmix_nas.costs.registry import COSTS
 from acmix_nas.costs.survey import survey
 from acmix_nas.costs.table import COUNTED, CostTable
 from acmix_nas.search_spaces import HybridSpace
-from acmix_nas.searching.config import SearchConfig
+from acmix_nas.searching.config import SETTINGS, SearchConfig
 from acmix_nas.strategies.base import STRATEGIES, Supernet
 from acmix_nas.training.config import DATA, TASKS
 from acmix_nas.training.data import Data
@@ -31,7 +33,7 @@ from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.retrain import data_for, task_for
 from acmix_nas.training.task import Step, Task
 from acmix_nas.util.errors import UserError
-from acmix_nas.util.files import save_tensors, unused, write_document
+from acmix_nas.util.files import read_document, save_tensors, unused, write_document
 from acmix_nas.util.registry import Registry
 
 __all__ = ["begin", "begun", "costs_of", "describe", "judge", "load_supernet", "make_space", "make_supernet", "train_supernet"]
@@ -48,7 +50,7 @@ def make_space(config: SearchConfig, data: Data, task: Task | None = None, backb
     seed_all(config.recipe.seed)
     if backbone is not None:
         return HybridSpace(backbone, config.candidates, config.slots, config.heads, config.share)
-    arguments = {**config.arguments(data.input_size[-1]), **(task or task_for(config.task)).network_args(data)}
+    arguments = {**config.arguments(data.input_size[1:]), **(task or task_for(config.task)).network_args(data)}
     return HybridSpace(str(config.backbone), config.candidates, config.slots, config.heads, config.share, arguments)
 
 
@@ -67,6 +69,7 @@ def make_supernet(
         UserError: where the backbone does not take these inputs, or its outputs do not suit the task.
     """
     task = task or task_for(config.task)
+    task.check_data(data)
     space = make_space(config, data, task, backbone)
     task.check_outputs(survey(space.backbone, space.slots, data.input_size).outputs, data)
     table = costs_of(config, space, data)
@@ -76,8 +79,8 @@ def make_supernet(
 def describe(config: SearchConfig, supernet: Supernet, choice: Mapping[str, str], **found: Any) -> Architecture:
     """Return the architecture of a choice in this space; `found` is what the search says of it."""
     return Architecture(
-        config.backbone, choice, config.candidates, config.arguments(supernet.data.input_size[-1]), config.slots, config.heads,
-        seed=config.recipe.seed, data=supernet.data.described, task=TASKS.name_of(type(supernet.task)),
+        config.backbone, choice, config.candidates, config.arguments(supernet.data.input_size[1:]), config.slots, config.heads,
+        seed=config.recipe.seed, data=supernet.data.described, task=supernet.task.name,
         origins=origins_of(config), **found,
     )  # fmt: skip
 
@@ -149,7 +152,7 @@ def begun(folder: Path) -> bool:
     return any((folder / name).exists() for name in ("supernet.pt", "checkpoints/last.ckpt", "race"))
 
 
-def begin(config: SearchConfig, folder: Path, resume: bool) -> None:
+def begin(config: SearchConfig, supernet: Supernet, folder: Path, resume: bool) -> None:
     """Write what a search in this folder is begun with, where none was.
 
     Raises:
@@ -159,13 +162,23 @@ def begin(config: SearchConfig, folder: Path, resume: bool) -> None:
     if begun(folder):
         if not resume:
             raise UserError(f"folder {str(folder)!r} holds an unfinished search; resume it, or take another folder")
-        if SearchConfig.load(folder) != config:
+        begun_with = read_document(folder / SETTINGS, "search")
+        others = {what: begun_with.get(what, value) != value for what, value in brought(supernet).items()}
+        if SearchConfig.load(folder) != config or any(others.values()):
+            what = next((what for what, other in others.items() if other), "settings")
             raise UserError(
-                f"folder {str(folder)!r} holds a search of other settings; resume it with those, or take another folder"
+                f"folder {str(folder)!r} holds a search of other {what}; resume it with those, or take another folder"
             )
         return
     unused(folder / "architecture.json", folder / "network.pt")
-    config.save(folder)
+    config.save(folder, **brought(supernet))
+
+
+def brought(supernet: Supernet) -> dict[str, Any]:
+    """Return what tells the data, the task and the backbone of a search from others, beside its settings."""
+    made_of = hashlib.sha256(repr(supernet.space.backbone).encode()).hexdigest()
+    plain: dict[str, Any] = json.loads(json.dumps({"data": supernet.data.settings, "task": supernet.task.identity}))
+    return {**plain, "backbone": made_of}
 
 
 def train_supernet(
@@ -189,7 +202,7 @@ def train_supernet(
         UserError: as `begin` does.
     """
     done, last = folder / "supernet.pt", folder / "checkpoints" / "last.ckpt"
-    begin(config, folder, resume)
+    begin(config, supernet, folder, resume)
     space, alternating = supernet.space, config.method.alternating
     strategy = config.method.one_shot(config.recipe, supernet.table)
     strategy.mutate_model(space)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from acmix_nas.operators import OPERATORS, Path
-from acmix_nas.util.errors import UserError
+from acmix_nas.util.errors import UserError, did_you_mean
 
 __all__ = ["AT_CONVOLUTIONS", "DEFAULT_CANDIDATES", "OperatorName", "check_candidates", "kind_in"]
 
@@ -56,9 +56,12 @@ class OperatorName:
             settings = _settings(attention.removeprefix(kind), OPERATORS.get(kind).settings)
             if settings is not None:
                 return cls(text, attention, kind, text != attention, settings)
+        attentions = OPERATORS.names()
+        forms = ", ".join(f"{name}_{letter}3" for name, kind in OPERATORS.working() for letter in kind.settings)
         raise UserError(
-            f"operator must be conv, {', '.join(OPERATORS.names())}, one of these attentions after {MIXED}, "
-            f"or with a setting as in local_k3, global_r2; got {text!r}"
+            f"operator must be conv, {', '.join(attentions)}, one of these attentions after {MIXED}, "
+            f"or with a setting as in {forms}; got {text!r}"
+            f"{did_you_mean(str(text), ['conv', *attentions, *(MIXED + name for name in attentions)])}"
         )
 
     @property

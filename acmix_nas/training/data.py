@@ -7,7 +7,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, RandomSampler
+from torch import Tensor
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+)
 from typing_extensions import Self
 
 from acmix_nas.util.errors import UserError, one_of
@@ -15,8 +25,14 @@ from acmix_nas.util.errors import UserError, one_of
 __all__ = ["PARTS", "Data"]
 
 PARTS = ("train", "validation", "test")
-PASSED_ON = ("batch_size", "num_workers", "collate_fn", "pin_memory", "persistent_workers")
+PASSED_ON = (
+    "batch_size", "num_workers", "collate_fn", "pin_memory", "persistent_workers", "worker_init_fn", "timeout",
+    "prefetch_factor", "multiprocessing_context",
+)  # fmt: skip
 """What a loader made anew takes over from the one that was given."""
+
+HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""What a Lightning data module may do with a batch that its loaders do not."""
 
 Part = Dataset[Any] | DataLoader[Any]
 
@@ -36,7 +52,7 @@ class Data(pl.LightningDataModule):
         num_classes: of the outputs; by default the length of the data set's `classes`, where it has them.
         class_names: of the outputs, in order.
         batch_size: of the loaders made from data sets.
-        seed: of the order of the training part.
+        seed: of the order of the training part; that of the recipe by default.
         name: what results call these data.
 
     Raises:
@@ -62,7 +78,7 @@ class Data(pl.LightningDataModule):
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
         batch_size: int = 64,
-        seed: int = 0,
+        seed: int | None = None,
         name: str = "own data",
     ) -> None:
         super().__init__()
@@ -77,22 +93,43 @@ class Data(pl.LightningDataModule):
             if isinstance(source, DataLoader):
                 self.parts[part] = source.dataset
                 self._loading[part] = {option: getattr(source, option) for option in PASSED_ON}
-                own_order = not isinstance(source.sampler, RandomSampler) and part == "train"
-                if source.batch_size is None or isinstance(source.dataset, IterableDataset) or own_order:
+                ordered = part != "train" and type(source.sampler) is SequentialSampler
+                if (
+                    source.batch_size is None
+                    or isinstance(source.dataset, IterableDataset)
+                    or not (ordered or _shuffles(source))
+                ):
                     self._fixed[part] = source
-            elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):
+            elif hasattr(source, "__getitem__") and hasattr(source, "__len__") and not isinstance(source, IterableDataset):
                 self.parts[part] = source
                 self._loading[part] = {"batch_size": batch_size, "pin_memory": torch.cuda.is_available()}
             else:
-                raise UserError(f"{part} must be a Dataset or a DataLoader; got {type(source).__name__}")
+                raise UserError(
+                    f"{part} must be a data set with an index and a length, or a DataLoader; got {type(source).__name__}"
+                )
+            try:
+                samples = len(self._fixed.get(part, self.parts[part]))
+            except TypeError:
+                raise UserError(f"{part} must have a length, so that an epoch has one: give its data set a __len__") from None
+            if not samples:
+                raise UserError(f"{part} must have samples; it is empty")
         self._input_size = None if input_size is None else tuple(input_size)
-        classes = class_names or getattr(self.parts["train"], "classes", None)
+        classes = class_names if class_names is not None else getattr(self.parts["train"], "classes", None)
         self.class_names = [str(one) for one in classes] if classes is not None else []
         self._num_classes = num_classes if num_classes is not None else len(self.class_names) or None
 
     @classmethod
     def of(cls, module: pl.LightningDataModule, **others: Any) -> Self:
-        """Return the data of a Lightning data module. Other arguments are those of `Data`."""
+        """Return the data of a Lightning data module. Other arguments are those of `Data`.
+
+        Raises:
+            UserError: where the module changes batches after its loaders.
+        """
+        for hook in HOOKS:
+            if getattr(type(module), hook) is not getattr(pl.LightningDataModule, hook):
+                raise UserError(
+                    f"{type(module).__name__}.{hook} would not run; do in the data set or in collate_fn what it does"
+                )
         module.prepare_data()
         for stage in ("fit", "test"):
             module.setup(stage)
@@ -112,9 +149,10 @@ class Data(pl.LightningDataModule):
         return channels, height, width
 
     def _first_input(self) -> Any:
-        if "train" in self._fixed:
-            return next(iter(self._fixed["train"]))[0][0]
-        return self.parts["train"][0][0]
+        try:
+            return next(iter(self._fixed["train"]))[0][0] if "train" in self._fixed else self.parts["train"][0][0]
+        except (IndexError, KeyError, TypeError):
+            return None  # a sample is no pair of an input and its label
 
     @property
     def in_chans(self) -> int:
@@ -134,7 +172,14 @@ class Data(pl.LightningDataModule):
         channels, height, width = self.input_size
         size = height if height == width else [height, width]
         named = {"class_names": self.class_names} if self.class_names else {}
-        return {"name": self.name, "in_chans": channels, "image_size": size, "num_classes": self._num_classes, **named}
+        return {
+            "name": self.name,
+            "own": True,
+            "in_chans": channels,
+            "image_size": size,
+            "num_classes": self._num_classes,
+            **named,
+        }
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -159,6 +204,11 @@ class Data(pl.LightningDataModule):
             raise UserError(f"data {self.name!r} must have a test part; it has {', '.join(self.parts)}")
         return self._in_order("test")
 
+    def labels(self, part: str) -> Tensor | None:
+        """Return the labels of a part, (samples,), where its data set says them without reading samples; else None."""
+        found = _labels_of(self.parts[part])
+        return found if found is not None and found.ndim == 1 else None
+
     def loader(self, part: str) -> DataLoader[Any]:
         """Return the validation or the test part, in order.
 
@@ -181,10 +231,29 @@ class Data(pl.LightningDataModule):
         rank = torch.distributed.get_rank() if distributed else 0
         # The sampler shuffles by seed + epoch: without the factor, seed 1 would repeat the orders of seed 0, one epoch on.
         sampler: DistributedSampler[Any] = DistributedSampler(
-            self.parts[part], world, rank, seed=self.seed * 100_003, drop_last=world > 1
+            self.parts[part], world, rank, seed=(self.seed or 0) * 100_003, drop_last=world > 1
         )
         full = len(sampler) > self._loading[part]["batch_size"]
         return _LateLoader(self.parts[part], sampler=sampler, drop_last=full, **self._loading[part])
+
+
+def _shuffles(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader shows all samples in a random order, which another seed may give as well."""
+    sampler = loader.sampler
+    return type(sampler) is RandomSampler and not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+
+
+def _labels_of(source: Any) -> Tensor | None:
+    if isinstance(source, Subset):
+        whole = _labels_of(source.dataset)
+        return None if whole is None else whole[torch.as_tensor(list(source.indices))]
+    if isinstance(source, TensorDataset):
+        return source.tensors[1] if len(source.tensors) > 1 else None
+    said = getattr(source, "targets", getattr(source, "labels", None))
+    try:
+        return None if said is None else torch.as_tensor(said)
+    except (RuntimeError, TypeError, ValueError):
+        return None  # they are no numbers
 
 
 class _LateLoader(DataLoader[Any]):

@@ -249,8 +249,10 @@ def fit(
         KeyboardInterrupt: as it comes; the checkpoints stay.
     """
     last = str(folder / "checkpoints" / "last.ckpt") if begun(folder, resume) else None
-    task = (task or Classification()).prepare(recipe, data)
-    settings = {"recipe": asdict(recipe), "data": dict(data.settings)}
+    task = task or Classification()
+    identity = task.identity
+    task = task.prepare(recipe, data)
+    settings = {"recipe": asdict(recipe), "data": dict(data.settings), "task": identity}
     module = Retraining(network.train(), recipe, task, settings=settings)
     timer = Timer(verbose=False)
     pause = [] if until is None else [Pause(until)]

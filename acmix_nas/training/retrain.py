@@ -157,7 +157,12 @@ def evaluate(
         raise UserError(f"data have {here} classes, and the network {classes}; give data of the same classes")
     if names and images.class_names and list(names) != images.class_names:
         raise UserError(f"data must have the network's classes in its order, {listed(names)}; got {listed(images.class_names)}")
-    return measure(network, images, part, task_for(task, architecture), progress)
+    channels = architecture.data.get("in_chans", images.in_chans)
+    if images.in_chans != channels:
+        raise UserError(f"data have {images.in_chans} channels, and the network takes {channels}; give data like its own")
+    task = task_for(task, architecture)
+    task.check_data(images)
+    return measure(network, images, part, task, progress)
 
 
 def open_saved(saved: Any, weights: Path | None = None) -> tuple[Architecture, Path | None, nn.Module | None]:
@@ -200,7 +205,11 @@ def task_for(task: Task | str | None, architecture: Architecture | None = None) 
             raise UserError("task must be given: the search ran on a task of your own, which has no registered name")
         if task not in TASKS and (origin := architecture.origins.get("tasks", {}).get(task)):
             raise UserError(f"task must be given: the search ran on {task!r}, which {origin} adds; install that package")
-    return task if isinstance(task, Task) else TASKS.get(task or TASKS.default)()
+    if isinstance(task, Task):
+        return task
+    made = TASKS.get(task or TASKS.default)()
+    made.name = task or TASKS.default
+    return made
 
 
 def data_for(data: pl.LightningDataModule | DataConfig, seed: int = 0, class_names: Sequence[str] | None = None) -> Data:
@@ -214,8 +223,8 @@ def data_for(data: pl.LightningDataModule | DataConfig, seed: int = 0, class_nam
     """
     if isinstance(data, DataConfig):
         return ImageData(data, seed, class_names)
-    loaders = data if isinstance(data, Data) else Data.of(data)
-    loaders.seed = seed
+    loaders = copy.copy(data) if isinstance(data, Data) else Data.of(data)
+    loaders.seed = seed if loaders.seed is None else loaders.seed
     return loaders
 
 
@@ -225,7 +234,7 @@ def refuse_bare_loaders(data: object) -> None:
     Raises:
         UserError: where they come as they are.
     """
-    if isinstance(data, DataLoader | Dataset):
+    if isinstance(data, DataLoader | Dataset | Sequence | Mapping) and not isinstance(data, str):
         kind = type(data).__name__
         raise UserError(f"data must be Data(train, validation, test), a name or a folder; got a {kind}: use acmix_nas.Data")
 
@@ -269,7 +278,7 @@ def data_of(architecture: Architecture, config: DataConfig | None = None, chosen
     fields = {f.name for f in dataclasses.fields(DataConfig)} - set(chosen)
     if "name" in chosen:
         fields -= {"root", "data_seed"}  # they belong to the name
-    elif architecture.data.get("name") not in (None, "digits") and not _readable(str(architecture.data["name"])):
+    elif architecture.data.get("own") or not _readable(str(architecture.data.get("name", "digits"))):
         searched = str(architecture.data["name"])
         origin = architecture.origins.get("data", {}).get(searched)
         why = f"which {origin} adds; install that package" if origin else "which cannot be read by name"
@@ -282,7 +291,7 @@ def _readable(name: str) -> bool:
     return name in DATA or Path(name).expanduser().is_dir() or name.partition("/")[0].lower() in ("torch", "hfds")
 
 
-def sized(architecture: Architecture, image_size: int) -> Architecture:
+def sized(architecture: Architecture, image_size: int | tuple[int, int]) -> Architecture:
     """Return an architecture whose backbone is built for images of this side, where timm builds it for one size only."""
     if architecture.backbone is None:
         return architecture
@@ -340,9 +349,10 @@ def train_architecture(
     """
     with alone_in(folder):
         task = task_for(task, architecture)
+        task.check_data(data)
         goes_on = begun(folder, resume)
         arguments = {**architecture.backbone_args, **(backbone_args or {})}
-        name = TASKS.name_of(type(task))
+        name = task.name
         origins = {
             **architecture.origins,
             "data": DATA.origins([str(data.name)]),
@@ -351,7 +361,7 @@ def train_architecture(
         architecture = dataclasses.replace(
             architecture, data=data.described, task=name, backbone_args=arguments, origins=origins
         )
-        architecture = sized(architecture, data.input_size[-1])
+        architecture = sized(architecture, data.input_size[1:])
         file = folder / "architecture.json"
         if file.exists():  # of what goes on, or was refused or interrupted before its first checkpoint
             check_same(architecture, file)

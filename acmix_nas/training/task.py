@@ -45,6 +45,7 @@ class Task(ABC):
 
     Attributes:
         metric: what the score is called in results: `val_accuracy`, `test_accuracy`.
+        name: the registered name that it was made by; None for an object of your own, which may have arguments.
         clear_drop: a fall of the score that no ordinary epoch shows; `Guard` takes it for a collapse.
 
     Example:
@@ -61,6 +62,14 @@ class Task(ABC):
 
     metric: ClassVar[str] = "score"
     clear_drop: ClassVar[float] = 0.05
+    name: str | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what tells this task from others, for a run that is resumed: its class, and its plain settings."""
+        settings = {key: value for key, value in vars(self).items() if key != "name"}
+        plain = {key: value for key, value in settings.items() if isinstance(value, bool | int | float | str)}
+        return {"task": f"{type(self).__module__}.{type(self).__qualname__}", **plain}
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Any) -> Tensor:
@@ -90,6 +99,13 @@ class Task(ABC):
 
         Args:
             outputs: on the meta device, without values.
+
+        Raises:
+            UserError: where they do not suit the task.
+        """
+
+    def check_data(self, data: Data) -> None:  # noqa: B027  any data will do
+        """Check, before anything is trained, what data say of themselves. By default any will do.
 
         Raises:
             UserError: where they do not suit the task.
@@ -173,6 +189,18 @@ class Classification(Task):
             raise UserError(
                 f"backbone must return (batch, {data.num_classes}), a number for each class of the data; it returns {shape}"
             )
+
+    def check_data(self, data: Data) -> None:
+        for part in data.parts:
+            labels = data.labels(part)
+            if labels is None or not len(labels):
+                continue
+            if labels.is_floating_point() or labels.is_complex():
+                raise UserError(f"labels of {part} must be whole numbers; got {labels.dtype}: use .long()")
+            least, most = int(labels.min()), int(labels.max())
+            if least < 0 or most >= data.num_classes:
+                last = data.num_classes - 1
+                raise UserError(f"labels of {part} must be from 0 to {last}, as num_classes says; got {least} to {most}")
 
     def loss(self, outputs: Tensor, batch: Any) -> Tensor:
         return F.cross_entropy(outputs, batch[1])

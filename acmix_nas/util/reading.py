@@ -13,6 +13,8 @@ from typing import Any
 
 __all__ = ["Mismatch", "accumulates", "is_mapping", "is_union", "pairs", "read"]
 
+PYTHON = {"True": True, "False": False, "None": None}
+"""As Python writes them; JSON has small letters."""
 SIZES = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
 
 
@@ -54,7 +56,7 @@ def read(kind: Any, value: Any) -> Any:
 
 
 def pairs(texts: Sequence[str]) -> dict[str, Any]:
-    """Return texts such as KEY=VALUE as a mapping; a value that is JSON is read as such.
+    """Return texts such as KEY=VALUE as a mapping; a value that is JSON, or Python's True, False or None, is read as such.
 
     Raises:
         Mismatch: for a text without an equals sign.
@@ -65,7 +67,7 @@ def pairs(texts: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise Mismatch("KEY=VALUE, as in channels=[16,32]")
         try:
-            found[key.strip()] = json.loads(value)
+            found[key.strip()] = PYTHON[value.strip()] if value.strip() in PYTHON else json.loads(value)
         except json.JSONDecodeError:
             found[key.strip()] = value.strip()
     return found

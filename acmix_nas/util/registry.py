@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from typing import Any, Generic, TypeVar
@@ -14,13 +15,17 @@ __all__ = ["Registry", "is_foreign", "load_group", "origin_of"]
 T = TypeVar("T")
 C = TypeVar("C")
 OURS = __name__.partition(".")[0]
+logger = logging.getLogger(__name__)
 
 
 @cache
 def load_group(group: str) -> None:
     """Import everything that installed packages, this one included, declare under a group of entry points."""
     for entry in entry_points(group=group):
-        entry.load()
+        try:
+            _load(entry)
+        except UserError as error:
+            logger.warning("%s", error)  # whoever asks for its name is told so
 
 
 class Registry(Generic[T]):
@@ -55,8 +60,11 @@ class Registry(Generic[T]):
             by = None
             if taken is not None and _identity(taken) != _identity(thing):
                 by = _identity(taken)[0]
-            elif declared is not None and name not in self._asked and declared.module.partition(".")[0] != _root(thing):
+            elif declared is not None and name not in self._asked and _package(declared) != _root(thing):
                 by = declared.module  # which nothing has imported yet
+            again = next((known for known, one in self._registered.items() if one is thing and known != name), None)
+            if again is not None:
+                raise UserError(f"{self.what} {name!r} is {again!r} already; derive a class for a second name")
             if by is not None:
                 raise UserError(f"{self.what} {name!r} is registered already, by {by}; choose another name")
             self._registered[name] = thing  # type: ignore[assignment]
@@ -82,12 +90,8 @@ class Registry(Generic[T]):
             if name not in declared:
                 raise one_of(self.what, name, self.names())
             self._asked.add(name)
-            self.register(name)(declared[name].load())
+            self.register(name)(_load(declared[name]))
         return self._registered[name]
-
-    def name_of(self, thing: T) -> str | None:
-        """Return the name under which a thing is registered; None where it has none."""
-        return next((name for name, known in self._registered.items() if known is thing), None)
 
     def origin(self, name: str) -> str:
         """Return the distribution and its version that a name comes from, or the module where none is installed."""
@@ -98,9 +102,41 @@ class Registry(Generic[T]):
         known = sorted(set(names) & set(self.names()))
         return {name: self.origin(name) for name in known if is_foreign(self.get(name))}
 
+    def working(self) -> Iterator[tuple[str, T]]:
+        """Yield every name and what it stands for, without what another package declares and cannot be imported."""
+        for name in self.names():
+            try:
+                yield name, self.get(name)
+            except UserError as error:
+                logger.warning("%s", error)
+
     @cache  # noqa: B019  registries live as long as the program
     def _declared(self) -> dict[str, EntryPoint]:
-        return {entry.name: entry for entry in entry_points(group=self.group)}
+        declared: dict[str, EntryPoint] = {}
+        for entry in entry_points(group=self.group):
+            other = declared.setdefault(entry.name, entry)
+            if other.value == entry.value:
+                continue
+            if OURS not in (_package(other), _package(entry)):
+                raise UserError(
+                    f"{self.what} {entry.name!r} is declared by {other.value} and {entry.value}; uninstall one of them"
+                )
+            ours, theirs = sorted((other, entry), key=lambda one: _package(one) != OURS)
+            logger.warning("%s %r of %s is left out: the name is ours", self.what, entry.name, theirs.value)
+            declared[entry.name] = ours
+        return declared
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.module.partition(".")[0]
+
+
+def _load(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except (AttributeError, ImportError) as error:
+        package = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "a package"
+        raise UserError(f"{package} declares {entry.name!r} as {entry.value}, which cannot be imported: {error}") from error
 
 
 def origin_of(thing: Any) -> str:

@@ -146,8 +146,8 @@ def _variants(field: dataclasses.Field[Any], path: tuple[str, ...], root: type) 
     """Yield the settings of every variant, each once, with the names of the variants that have it."""
     registry = field.metadata["variants"]
     having: dict[str, dict[str, Setting]] = {}
-    for variant in registry.names():
-        for setting in _settings(registry.get(variant), path, root):
+    for variant, kind in registry.working():
+        for setting in _settings(kind, path, root):
             having.setdefault(setting.name, {})[variant] = setting
     for name, found in having.items():
         first, names = next(iter(found.values())), tuple(found)

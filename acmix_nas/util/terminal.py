@@ -9,7 +9,7 @@ from rich.console import Console
 
 __all__ = ["BrokenRun", "console", "mean_and_deviation"]
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False)
 """Where commands talk to a person; results that another program reads go to standard output."""
 
 
