@@ -121,7 +121,7 @@ class Judge:
         batches = [move_data_to_device(batch, device) for batch in loader] if few else loader
         calibration = None
         if recalibrated:
-            seed_all(data.seed)
+            seed_all(data.seed or 0)
             number = min(CALIBRATION, -(-PIXELS // (height * width)))
             drawn = itertools.chain.from_iterable(map(task.inputs, data.train_dataloader()))
             calibration = torch.stack(list(itertools.islice(drawn, number))).to(device)

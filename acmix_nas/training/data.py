@@ -107,11 +107,7 @@ class Data(pl.LightningDataModule):
                 raise UserError(
                     f"{part} must be a data set with an index and a length, or a DataLoader; got {type(source).__name__}"
                 )
-            try:
-                samples = len(self._fixed.get(part, self.parts[part]))
-            except TypeError:
-                raise UserError(f"{part} must have a length, so that an epoch has one: give its data set a __len__") from None
-            if not samples:
+            if self.length(part) == 0:
                 raise UserError(f"{part} must have samples; it is empty")
         self._input_size = None if input_size is None else tuple(input_size)
         classes = class_names if class_names is not None else getattr(self.parts["train"], "classes", None)
@@ -203,6 +199,13 @@ class Data(pl.LightningDataModule):
         if "test" not in self.parts:
             raise UserError(f"data {self.name!r} must have a test part; it has {', '.join(self.parts)}")
         return self._in_order("test")
+
+    def length(self, part: str) -> int | None:
+        """Return the batches of a loader that is used as it is, or else the samples; None where it does not say."""
+        try:
+            return len(self._fixed.get(part, self.parts[part]))
+        except TypeError:
+            return None
 
     def labels(self, part: str) -> Tensor | None:
         """Return the labels of a part, (samples,), where its data set says them without reading samples; else None."""

@@ -224,6 +224,9 @@ def data_for(data: pl.LightningDataModule | DataConfig, seed: int = 0, class_nam
     if isinstance(data, DataConfig):
         return ImageData(data, seed, class_names)
     loaders = copy.copy(data) if isinstance(data, Data) else Data.of(data)
+    for part in loaders.parts:
+        if loaders.length(part) is None:
+            raise UserError(f"{part} must have a length, so that an epoch has an end: give its data set a __len__")
     loaders.seed = seed if loaders.seed is None else loaders.seed
     return loaders
 

@@ -270,3 +270,10 @@ def test_stock_strategies_that_weigh_candidates_hold_alpha_and_beta(strategy: An
     strategy().mutate_model(space)
     learned = {p.requires_grad for module in space.modules() if isinstance(module, Mixing) for p in module.parameters()}
     assert learned == {strategy is RandomOneShot}
+
+
+def test_a_module_that_was_evaluated_is_searched_in_training_mode() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)).eval()
+    space = hybridize(module)
+    assert all(part.training for part in space.modules())
+    assert not module.training

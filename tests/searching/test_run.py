@@ -37,6 +37,7 @@ from acmix_nas.training.loop import Fitted
 from acmix_nas.training.module import TrainingModule
 from acmix_nas.training.recipe import Recipe
 from acmix_nas.training.retrain import train_architecture
+from acmix_nas.training.task import Classification
 from acmix_nas.util.errors import UserError
 from acmix_nas.util.files import read_document, read_json
 from acmix_nas.util.settings import flat_names, replace_flat
@@ -512,3 +513,36 @@ def test_a_module_that_does_not_suit_the_data_is_refused_before_training(
     with pytest.raises(UserError, match=said):
         search(module, Data(part, part, num_classes=classes), output=tmp_path / "search", progress=False)
     assert not (tmp_path / "search").exists()
+
+
+class Aimed(Classification):
+    """A task with an argument."""
+
+    def __init__(self, aim: float) -> None:
+        super().__init__()
+        self.aim = aim
+
+
+@pytest.mark.parametrize("other", ["task", "data", "backbone"])
+def test_a_search_goes_on_only_with_what_it_was_begun_with(other: str, tmp_path: Path) -> None:
+    def module(kind: type[nn.Module] = nn.ReLU) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), kind(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+    part = TensorDataset(torch.randn(4, 3, 8, 8), torch.arange(4) % 2)
+    first = {"data": Data(part, part, num_classes=2), "task": Aimed(5.0), "backbone": module()}
+    others = {"data": Data(part, part, num_classes=2, name="others"), "task": Aimed(-3.0), "backbone": module(nn.Tanh)}
+    settings: dict[str, Any] = {"strategy": "random", "finalists": 2, "race_epochs": 1, "output": tmp_path, "progress": False}
+    search(**first, **settings)
+    (tmp_path / "result.json").unlink()
+    with pytest.raises(UserError, match=f"holds a search of other {other}; resume it with those"):
+        search(**{**first, other: others[other]}, **settings, resume=True)
+    assert search(**first, **settings, resume=True).resumed
+
+
+def test_a_transformer_takes_images_that_are_no_squares(tmp_path: Path) -> None:
+    part = TensorDataset(torch.randn(4, 3, 16, 32), torch.arange(4) % 2)
+    found = search(
+        "vit_tiny_patch16_224", Data(part, part, num_classes=2), backbone_args={"depth": 1, "embed_dim": 24, "num_heads": 3},
+        candidates=["home"], epochs=1, samples=1, output=tmp_path, progress=False,
+    )  # fmt: skip
+    assert found.architecture.backbone_args["img_size"] == [16, 32]

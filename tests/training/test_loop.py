@@ -86,7 +86,7 @@ def test_leaves_result_weights_checkpoints_and_curves(data: ImageData, tmp_path:
     result = json.loads((tmp_path / "result.json").read_text())
     assert Fitted.read(result) == fitted
     assert list(result) == [
-        "made_by", "date", "versions", "format", "version", "recipe", "data", "epochs", "metric_name", "val_accuracy",
+        "made_by", "date", "versions", "format", "version", "recipe", "data", "task", "epochs", "metric_name", "val_accuracy",
         "test_accuracy", "train_seconds", "seed", "parameters",
     ]  # fmt: skip
     assert (result["seed"], result["epochs"], result["recipe"]["lr"]) == (3, 2, recipe.lr)

@@ -168,3 +168,36 @@ def test_a_module_of_ones_own_is_evaluated_from_its_folder(tmp_path: Path) -> No
     architecture = Architecture(None, slots, ("local",), pattern=("*",), data={"num_classes": 2})
     trained = retrain(architecture, data, backbone=net, epochs=1, output=tmp_path / "run", progress=False)
     assert evaluate(tmp_path / "run", data, backbone=net).score == trained.test
+
+
+def own(channels: int = 3, classes: int = 5, name: str = "own data") -> Data:
+    part = TensorDataset(torch.randn(10, channels, 16, 16), torch.arange(10) % classes)
+    return Data(part, part, part, num_classes=classes, batch_size=5, name=name)
+
+
+def test_data_of_ones_own_are_not_those_of_that_name(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    architecture = Architecture(None, {}, ())
+    trained = retrain(architecture, own(name="digits"), backbone=module, epochs=1, output=tmp_path / "run", progress=False)
+    with pytest.raises(UserError, match="data must be given: the search ran on 'digits'"):
+        evaluate(trained)
+    with pytest.raises(UserError, match="data have 1 channels, and the network takes 3; give data like its own"):
+        evaluate(trained, own(channels=1))
+    assert evaluate(trained, own()).samples == 10
+
+
+class Aimed(Classification):
+    """A task with an argument."""
+
+    def __init__(self, aim: float) -> None:
+        super().__init__()
+        self.aim = aim
+
+
+def test_a_task_with_arguments_is_asked_for_and_resumed_only_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        one_epoch(tmp_path, task=Aimed(5.0), callbacks=[Interrupt(begun=True)])
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+    with pytest.raises(UserError, match="task"):
+        one_epoch(tmp_path, task=Aimed(-3.0), resume=True)
+    assert one_epoch(tmp_path, task=Aimed(5.0), resume=True).architecture.task is None

@@ -81,3 +81,38 @@ def test_what_is_declared_alone_is_registered_as_by_a_decorator(monkeypatch: pyt
     monkeypatch.setattr(registry, "entry_points", lambda group: [EntryPoint("path", "pathlib:Path", group)])
     Named("thing", "acmix_nas.none").get("path")
     assert seen == ["path"]
+
+
+def test_a_thing_has_one_name() -> None:
+    things = Registry[object]("thing", "acmix_nas.none")
+    things.register("one")(first)
+    with pytest.raises(UserError, match="thing 'two' is 'one' already; derive a class for a second name"):
+        things.register("two")(first)
+
+
+def test_two_packages_with_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [EntryPoint("path", "pathlib:Path", "group"), EntryPoint("path", "zipfile:Path", "group")]
+    monkeypatch.setattr(registry, "entry_points", lambda **_: both)
+    with pytest.raises(UserError, match="thing 'path' is declared by pathlib:Path and zipfile:Path; uninstall one of them"):
+        Registry[object]("thing", "group").get("path")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_name_of_ours_stays_ours(order: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    both = [EntryPoint("it", "acmix_nas.util.registry:Registry", "group"), EntryPoint("it", "zipfile:Path", "group")][::order]
+    monkeypatch.setattr(registry, "entry_points", lambda **_: both)
+    assert Registry[object]("thing", "group").get("it") is Registry
+    assert "thing 'it' of zipfile:Path is left out: the name is ours" in caplog.text
+
+
+def test_what_cannot_be_imported_harms_nobody_else(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    declared = [EntryPoint("path", "pathlib:Path", "group"), EntryPoint("broken", "no_such_module:thing", "group")]
+    monkeypatch.setattr(registry, "entry_points", lambda **_: declared)
+    things = Registry[object]("thing", "group")
+    assert [name for name, _ in things.working()] == ["path"]
+    with pytest.raises(UserError, match="declares 'broken' as no_such_module:thing, which cannot be imported: No module named"):
+        things.get("broken")
+    registry.load_group.cache_clear()
+    registry.load_group("group")
+    registry.load_group.cache_clear()
+    assert caplog.text.count("which cannot be imported") == 2
