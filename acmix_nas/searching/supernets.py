@@ -163,9 +163,9 @@ def begin(config: SearchConfig, supernet: Supernet, folder: Path, resume: bool) 
         if not resume:
             raise UserError(f"folder {str(folder)!r} holds an unfinished search; resume it, or take another folder")
         begun_with = read_document(folder / SETTINGS, "search")
-        others = {what: begun_with.get(what, value) != value for what, value in brought(supernet).items()}
-        if SearchConfig.load(folder) != config or any(others.values()):
-            what = next((what for what, other in others.items() if other), "settings")
+        others = {"settings": SearchConfig.load(folder) != config}
+        others |= {what: begun_with.get(what, value) != value for what, value in brought(supernet).items()}
+        for what in (what for what, other in others.items() if other):
             raise UserError(
                 f"folder {str(folder)!r} holds a search of other {what}; resume it with those, or take another folder"
             )

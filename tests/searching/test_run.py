@@ -539,10 +539,13 @@ def test_a_search_goes_on_only_with_what_it_was_begun_with(other: str, tmp_path:
     assert search(**first, **settings, resume=True).resumed
 
 
+SMALL_VIT = {"embed_dim": 24, "num_heads": 3, "class_token": False, "global_pool": "avg"}
+
+
 def test_a_transformer_takes_images_that_are_no_squares(tmp_path: Path) -> None:
     part = TensorDataset(torch.randn(4, 3, 16, 32), torch.arange(4) % 2)
     found = search(
-        "vit_tiny_patch16_224", Data(part, part, num_classes=2), backbone_args={"depth": 1, "embed_dim": 24, "num_heads": 3},
+        "vit_tiny_patch16_224", Data(part, part, num_classes=2), backbone_args={**SMALL_VIT, "depth": 1},
         candidates=["home"], epochs=1, samples=1, output=tmp_path, progress=False,
     )  # fmt: skip
     assert found.architecture.backbone_args["img_size"] == [16, 32]
