@@ -529,8 +529,12 @@ def test_a_search_goes_on_only_with_what_it_was_begun_with(other: str, tmp_path:
         return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), kind(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
 
     part = TensorDataset(torch.randn(4, 3, 8, 8), torch.arange(4) % 2)
-    first = {"data": Data(part, part, num_classes=2), "task": Aimed(5.0), "backbone": module()}
-    others = {"data": Data(part, part, num_classes=2, name="others"), "task": Aimed(-3.0), "backbone": module(nn.Tanh)}
+    first: dict[str, Any] = {"data": Data(part, part, num_classes=2), "task": Aimed(5.0), "backbone": module()}
+    others: dict[str, Any] = {
+        "data": Data(part, part, num_classes=2, name="others"),
+        "task": Aimed(-3.0),
+        "backbone": module(nn.Tanh),
+    }
     settings: dict[str, Any] = {"strategy": "random", "finalists": 2, "race_epochs": 1, "output": tmp_path, "progress": False}
     search(**first, **settings)
     (tmp_path / "result.json").unlink()
