@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,22 @@ def test_outputs_are_not_kept(file: Path) -> None:
     for cell in read(file).cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
+
+
+@every_notebook
+def test_what_it_names_is_there(file: Path) -> None:
+    """Whether or not it runs here: the code is Python, and what it takes from the package exists."""
+    cells = [cell.source for cell in read(file).cells if cell.cell_type == "code"]
+    code = "\n".join(line for cell in cells for line in cell.splitlines() if not line.startswith(("%", "!")))
+    named = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "acmix_nas":
+            named.update((str(node.module), name.name) for name in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "acmix_nas":
+            named.add(("acmix_nas", node.attr))
+    assert named
+    for module, name in named:
+        assert hasattr(import_module(module), name), f"{module}.{name}"
 
 
 @pytest.mark.slow
