@@ -93,7 +93,8 @@ def find_slots(
         candidates: operators, where "home" is the attention that stands there, or `local` in the place of a convolution.
 
     Raises:
-        UserError: where nothing matches, or heads do not divide the channels of a slot, which it names.
+        UserError: where nothing matches, a slot shares a weight with another module, or heads do not divide the channels of a
+            slot, which it names.
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     check_candidates(candidates)
@@ -108,6 +109,12 @@ def find_slots(
     for name, module in backbone.named_modules(remove_duplicate=False):
         if names.setdefault(module, name) != name and names[module] in chosen:
             raise UserError(f"slot {names[module]!r} is the same module as {name!r}; leave it out with another glob")
+    owners: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in backbone.named_parameters(remove_duplicate=False):
+        owners.setdefault(parameter, []).append(name)
+    for shared in (names for names in owners.values() if len(set(names)) > 1):
+        if slot := next((slot for slot in chosen for name in shared if name.startswith(f"{slot}.")), None):
+            raise UserError(f"slot {slot!r} shares a weight: {' and '.join(shared)} are one; leave it out with another glob")
     if not chosen:
         few = ", ".join(list(found)[:3])
         raise UserError(f"slots {' '.join(patterns)!r} match none of the {len(found)} there are ({few}, …); change the glob")

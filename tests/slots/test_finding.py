@@ -67,6 +67,15 @@ def test_a_module_at_two_places_is_named() -> None:
         find_slots(nn.Sequential(conv, conv))
 
 
+def test_a_slot_with_a_weight_of_two_modules_is_named() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, bias=False))
+    network[1].weight = network[0].weight
+    with pytest.raises(UserError, match=r"slot '0' shares a weight: 0\.weight and 1\.weight are one"):
+        find_slots(network)
+    with pytest.raises(UserError, match="slot '1' shares a weight"):
+        find_slots(network, "1")
+
+
 def test_heads_of_another_type_are_named() -> None:
     with pytest.raises(UserError, match="heads must be a number, globs with numbers, or None; got heads='4'"):
         find_slots(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1)), heads="4")  # type: ignore[arg-type]
