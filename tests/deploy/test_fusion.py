@@ -291,3 +291,18 @@ def test_a_fused_network_needs_no_no_grad() -> None:
     images = torch.randn(1, 3, 8, 8)
     assert not fuse(network, images, repeats=1).network(images).requires_grad
     assert network(images).requires_grad
+
+
+def test_a_network_that_begins_at_zero_is_fused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(256, 2)).eval()
+    nn.init.zeros_(network[3].weight)
+    nn.init.zeros_(network[3].bias)
+    assert fuse(network, torch.randn(2, 3, 8, 8), repeats=1).network(torch.randn(2, 3, 8, 8)).abs().max() == 0
+
+
+def test_a_norm_without_statistics_stays() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    images = torch.randn(2, 3, 8, 8)
+    fused = fuse(network, images, repeats=1)
+    assert fused.folded == 0
+    torch.testing.assert_close(fused.network(images), network(images))
