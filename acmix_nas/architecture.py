@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -126,6 +126,9 @@ class Architecture:
             if name in content and not isinstance(content[name], kinds):
                 expected = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
                 raise UserError(f"{where}: {name} must be {expected}; it is {content[name]!r}")
+        for name, right, expected in _inside(content):
+            if not right:
+                raise UserError(f"{where}: {name} must be {expected}; it is {_value_at(content, name)!r}")
         origins = content.get("origins", {})
         if not all(isinstance(names, dict) for names in origins.values()):
             raise UserError(f"{where}: origins must map groups to names; it is {origins!r}")
@@ -161,6 +164,45 @@ class Architecture:
         for name in candidates:
             if name not in self.slots:
                 raise UserError(f"architecture misses slot {name!r} of backbone {self.backbone}; export it again")
+
+
+def _inside(content: Mapping[str, Any]) -> Iterator[tuple[str, bool, str]]:
+    """Yield (name, whether it is right, what it must be) of the values within a file's fields, which builders rely on."""
+
+    def whole(value: Any, least: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    heads = content.get("heads")
+    globs = heads.values() if isinstance(heads, dict) else [heads]
+    yield "heads", heads is None or all(whole(one, 1) for one in globs), "a positive number, or globs with positive numbers"
+    for name in ("budget", "metric"):
+        yield name, all(map(number, content.get(name, {}).values())), "names with numbers"
+    for name in ("probabilities", "scores"):
+        rows = content.get(name, {}).values()
+        yield (
+            name,
+            all(isinstance(row, dict) and all(map(number, row.values())) for row in rows),
+            "slots with operators and numbers",
+        )
+    data = content.get("data", {})
+    size = data.get("image_size", 1)
+    sides = size if isinstance(size, list) else [size, size]
+    yield "data.image_size", len(sides) == 2 and all(whole(side, 1) for side in sides), "a side, or [height, width]"
+    yield "data.in_chans", whole(data.get("in_chans", 3), 1), "a positive number"
+    yield "data.num_classes", data.get("num_classes") is None or whole(data["num_classes"], 0), "a number of classes"
+    yield "data.name", isinstance(data.get("name", ""), str), "a text"
+    for name in ("mean", "std"):
+        values = data.get(name, [])
+        yield f"data.{name}", isinstance(values, list) and all(map(number, values)), "a list of numbers"
+    yield "data.crop_pct", number(data.get("crop_pct", 1.0)), "a number"
+
+
+def _value_at(content: Mapping[str, Any], name: str) -> Any:
+    first, _, second = name.partition(".")
+    return content[first][second] if second else content[first]
 
 
 def check_operator(slot: str, operator: str) -> None:

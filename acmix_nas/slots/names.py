@@ -17,6 +17,8 @@ AT_CONVOLUTIONS = "local"
 """What HOME stands for in the place of a convolution."""
 DEFAULT_CANDIDATES = ("conv", HOME, f"acmix_{HOME}")
 MIXED = "acmix_"
+DIGITS = 3
+"""A setting in a name has no more: a window of a thousand pixels is a slip of the pen, and fills the memory."""
 
 
 def kind_in(text: str) -> str:
@@ -74,6 +76,8 @@ def _settings(said: str, known: Mapping[str, str]) -> dict[str, int] | None:
     """Return {"window": 3} for `_k3`, where k is a known letter for window; None for what is no text of settings."""
     found = re.findall("_([a-z]+)([0-9]+)", said)
     if "".join(f"_{letter}{value}" for letter, value in found) != said or not {letter for letter, _ in found} <= known.keys():
+        return None
+    if any(len(value) > DIGITS for _, value in found):
         return None
     settings = {known[letter]: int(value) for letter, value in found}
     return settings if len(settings) == len(found) else None
