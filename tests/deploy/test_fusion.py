@@ -294,9 +294,10 @@ def test_a_fused_network_needs_no_no_grad() -> None:
 
 
 def test_a_network_that_begins_at_zero_is_fused() -> None:
-    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(256, 2)).eval()
-    nn.init.zeros_(network[3].weight)
-    nn.init.zeros_(network[3].bias)
+    last = nn.Linear(256, 2)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), last).eval()
     assert fuse(network, torch.randn(2, 3, 8, 8), repeats=1).network(torch.randn(2, 3, 8, 8)).abs().max() == 0
 
 

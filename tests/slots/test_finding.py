@@ -68,8 +68,9 @@ def test_a_module_at_two_places_is_named() -> None:
 
 
 def test_a_slot_with_a_weight_of_two_modules_is_named() -> None:
-    network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, bias=False))
-    network[1].weight = network[0].weight
+    first, second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1, bias=False)
+    second.weight = first.weight
+    network = nn.Sequential(first, second)
     with pytest.raises(UserError, match=r"slot '0' shares a weight: 0\.weight and 1\.weight are one"):
         find_slots(network)
     with pytest.raises(UserError, match="slot '1' shares a weight"):
