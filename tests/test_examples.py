@@ -40,7 +40,7 @@ def test_what_it_names_is_there(file: Path) -> None:
     """Whether or not it runs here: the code is Python, and what it takes from the package exists."""
     cells = [cell.source for cell in read(file).cells if cell.cell_type == "code"]
     code = "\n".join(line for cell in cells for line in cell.splitlines() if not line.startswith(("%", "!")))
-    named = set()
+    named: set[tuple[str, str]] = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "acmix_nas":
             named.update((str(node.module), name.name) for name in node.names)
