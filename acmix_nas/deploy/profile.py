@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
@@ -353,10 +352,10 @@ def _stage_columns(profiles: Sequence[Profile]) -> dict[str, list[str]]:
 def _rich(columns: Mapping[str, Sequence[str]]) -> Table:
     shown = Table("")
     for name in columns["network"]:
-        shown.add_column(escape(name), justify="right")
+        shown.add_column(name, justify="right")
     for header, cells in columns.items():
         if header != "network":
-            shown.add_row(escape(header), *map(escape, cells))
+            shown.add_row(header, *cells)
     return shown
 
 

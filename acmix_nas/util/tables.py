@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["markdown", "screen"]
@@ -33,7 +32,7 @@ def markdown(head: Sequence[str], rows: Rows, right: bool = False) -> str:
 
 def screen(head: Sequence[str], rows: Rows, title: str | None = None) -> Table:
     """Return a table for the terminal; cells are shown as they are."""
-    table = Table(*map(escape, head), title=title)
+    table = Table(*head, title=title)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     return table

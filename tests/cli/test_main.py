@@ -437,6 +437,7 @@ def test_a_fused_export(call: Call, architecture: Path, tmp_path: Path) -> None:
     assert (tmp_path / "fused.onnx").stat().st_size > 0
 
 
+@pytest.mark.usefixtures("signals_as_in_a_terminal")
 @pytest.mark.parametrize("begun", [True, False])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_what_is_interrupted_says_how_to_go_on(
@@ -484,3 +485,9 @@ def test_a_table_of_longer_trainings(call: Call, monkeypatch: pytest.MonkeyPatch
         assert "error: enough" in call("tabulate", *more)
     assert asked == [12, 24]
     one_line(call("tabulate", "--epochs", "0"), "race_epochs must be at least 1")
+
+
+def test_a_folder_with_brackets_is_named_as_it_is(call: Call, architecture: Path) -> None:
+    said = call("profile", str(architecture), "--output", "[v2] a [/b]", status=0)
+    assert "written to [v2] a [/b]" in said
+    assert "latency b1 [ms]" in said

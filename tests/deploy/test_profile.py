@@ -48,7 +48,7 @@ def of(name: str, counts: Counts | None = None) -> Profile:
 
 
 def shown(profiles: list[Profile], extra: dict[str, dict[str, str]] | None = None) -> str:
-    console = Console(width=250, record=True, file=io.StringIO())
+    console = Console(width=250, record=True, file=io.StringIO(), markup=False)
     console.print(table(profiles, extra), stages(profiles))
     return console.export_text()
 

@@ -16,7 +16,7 @@ from acmix_nas.util.files import write_document
 
 
 def text(name: str, experiment: Path | None = None) -> str:
-    console = Console(width=220, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console = Console(width=220, record=True, markup=False, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     console.print(tables(name, experiment))
     return console.export_text()
 

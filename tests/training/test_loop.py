@@ -285,6 +285,7 @@ class Terminate(pl.Callback):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.usefixtures("signals_as_in_a_terminal")
 def test_a_terminated_training_is_no_success(data: ImageData, tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         fit(tiny(), data, Recipe(epochs=2), tmp_path, callbacks=[Terminate()], progress=False)

@@ -15,7 +15,7 @@ def test_markdown_escapes_what_would_end_a_cell() -> None:
 
 
 def test_the_terminal_shows_brackets_as_they_are() -> None:
-    console = Console(file=io.StringIO(), width=80, record=True)
+    console = Console(file=io.StringIO(), width=80, record=True, markup=False)
     console.print(screen(["value"], [["1 [red]"]], "a title"))
     text = console.export_text()
     assert "1 [red]" in text

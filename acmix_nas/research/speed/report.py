@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from acmix_nas.research.speed.cases import MEMORY, Bound, Comparison, Ratio
@@ -100,7 +99,7 @@ class Report:
             table = Table(*HEADERS[1:], title=title, title_justify="left")
             for row in self.rows:
                 if row.comparison == title:
-                    table.add_row(*map(escape, row.cells[1:]), style="red" if row.met is False else None)
+                    table.add_row(*row.cells[1:], style="red" if row.met is False else None)
             shown.append(table)
         return shown
 

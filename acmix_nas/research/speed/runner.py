@@ -77,7 +77,7 @@ def run(
     measured = list(measure(comparisons, settings))
     found = [row for comparison in comparisons for row in rows(comparison, measured)]
     report = Report(what, {**provenance(), "machine": machine(device), **asdict(settings)}, found, measured)
-    Console().print(*report.tables(), sep="\n")
+    Console(markup=False).print(*report.tables(), sep="\n")
     report.write(output)
     return report
 
