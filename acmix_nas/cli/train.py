@@ -51,7 +51,8 @@ def retrain(
     folder = folder_for(output, "retrain", resume)
     if warm and checkpoint is None:
         raise UserError(f"--warm needs weights: there is no network.pt beside {str(architecture)!r}; give --weights")
-    images = data_for(chosen_images(found, data, None, given), recipe.seed)
+    names = found.data.get("class_names") if warm else None  # whose weights know this order
+    images = data_for(chosen_images(found, data, None, given), recipe.seed, names)
     with resumable(folder):
         trained = train_architecture(
             found, images, recipe, folder, task=task_for(task, found), weights=checkpoint if warm else None,

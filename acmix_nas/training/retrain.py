@@ -102,7 +102,8 @@ def retrain(
         refuse_image_settings(settings)
         images = data_for(data, seed=recipe.seed)
     else:
-        images = data_for(chosen_images(found, config, data, settings.keys()), seed=recipe.seed)
+        names = found.data.get("class_names") if warm else None  # whose weights know this order
+        images = data_for(chosen_images(found, config, data, settings.keys()), recipe.seed, names)
     folder = Path(output) if output is not None else new_folder(Path("runs"), "retrain")
     return train_architecture(
         found, images, recipe, folder, task=task_for(task, found), weights=weights if warm else None, backbone=module,

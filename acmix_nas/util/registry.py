@@ -47,6 +47,7 @@ class Registry(Generic[T]):
         self.what, self.group, self.default = what, group, default
         self._registered: dict[str, T] = {}
         self._asked: set[str] = set()  # for what entry points declare
+        self._twice: dict[str, str] = {}  # names that two other packages declare, and what they say
 
     def register(self, name: str) -> Callable[[C], C]:
         """Return a decorator that registers what it decorates under this name.
@@ -89,6 +90,8 @@ class Registry(Generic[T]):
             declared = self._declared()
             if name not in declared:
                 raise one_of(self.what, name, self.names())
+            if name in self._twice:
+                raise UserError(f"{self.what} {name!r} is declared by {self._twice[name]}; uninstall one of them")
             self._asked.add(name)
             self.register(name)(_load(declared[name]))
         return self._registered[name]
@@ -118,9 +121,8 @@ class Registry(Generic[T]):
             if other.value == entry.value:
                 continue
             if OURS not in (_package(other), _package(entry)):
-                raise UserError(
-                    f"{self.what} {entry.name!r} is declared by {other.value} and {entry.value}; uninstall one of them"
-                )
+                self._twice[entry.name] = f"{other.value} and {entry.value}"
+                continue
             ours, theirs = sorted((other, entry), key=lambda one: _package(one) != OURS)
             logger.warning("%s %r of %s is left out: the name is ours", self.what, entry.name, theirs.value)
             declared[entry.name] = ours

@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from acmix_nas.architecture import Architecture
 from acmix_nas.training.config import DataConfig
 from acmix_nas.training.folders import Files, eight_bits, find_classes
 from acmix_nas.training.images import ImageData
+from acmix_nas.training.retrain import retrain
 from acmix_nas.util.errors import UserError
 
 
@@ -181,3 +183,14 @@ def test_a_class_that_a_part_lacks_is_named(tmp_path: Path, capsys: pytest.Captu
     fill(tmp_path / "dog", 10)
     ImageData(DataConfig(str(tmp_path), image_size=8))
     assert capsys.readouterr().err == ""
+
+
+def test_warm_weights_keep_the_order_of_their_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("acmix_nas.training.retrain.data_for", lambda *given: asked.append(given[2]))
+    monkeypatch.setattr("acmix_nas.training.retrain.train_architecture", lambda *_, **__: None)
+    Architecture("resnet10t", {}, (), data={"class_names": ["dog", "cat"]}).save(tmp_path / "architecture.json")
+    (tmp_path / "network.pt").touch()
+    for warm in (True, False):
+        retrain(tmp_path, warm=warm, output=tmp_path / "run")
+    assert asked == [["dog", "cat"], None]

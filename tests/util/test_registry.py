@@ -95,6 +95,7 @@ def test_two_packages_with_one_name_are_told_apart(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(registry, "entry_points", lambda **_: both)
     with pytest.raises(UserError, match="thing 'path' is declared by pathlib:Path and zipfile:Path; uninstall one of them"):
         Registry[object]("thing", "group").get("path")
+    assert Registry[object]("thing", "group").names() == ["path"]  # whoever does not ask for it is not disturbed
 
 
 @pytest.mark.parametrize("order", [1, -1])
