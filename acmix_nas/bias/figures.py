@@ -72,7 +72,7 @@ def figure5(runs: Mapping[str, Sequence[Observation]]) -> Figure:
             if stage_of(before) != stage_of(after):
                 panel.axvline(i + 0.5, color=LIGHT, linewidth=1.2, zorder=0)
     for panel in panels[:2]:
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.08 * max(0.1, panel.dataLim.ymax))  # a margin of nearly equal values would cut their marks
     ratio = panels[2]
     limit = 1.1 * max(0.1, *np.abs(ratio.get_ylim()))
     ratio.set_ylim(-limit, limit)
